@@ -1,0 +1,1 @@
+//! reportd fetches scheduled reports from BIK, LiveChat and JAICP into an archive people can trust.

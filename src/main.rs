@@ -1,0 +1,3 @@
+//! The `reportd` program.
+
+fn main() {}
