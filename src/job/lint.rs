@@ -1,0 +1,157 @@
+//! Warnings about jobs that are valid and yet will surprise: holes between windows, double fetches, daylight-saving hours.
+//!
+//! `validate --strict` turns them into errors. Pure: the instant from which schedules are looked at is passed in.
+
+use std::collections::HashMap;
+
+use chrono::{DateTime, Utc};
+
+use super::resolve::{self, Mailing};
+use super::{Job, Series, connection, series_name};
+use crate::connection::Connection;
+use crate::request::window::{Window, WindowRule};
+use crate::yaml::{Finding, Path};
+
+/// Fires that are looked at to compare windows: two weeks of a daily job, a year of a monthly one.
+const FIRES: usize = 14;
+
+fn warn(path: Path, message: String) -> Finding {
+    Finding::warning(path, message)
+}
+
+/// Warnings about one job.
+pub fn job(job: &Job, now: DateTime<Utc>) -> Vec<Finding> {
+    let mut out = Vec::new();
+    let at = |i: usize, n: usize| {
+        let key = Path::root().key("schedule");
+        if n == 1 { key } else { key.index(i) }
+    };
+    for series in &job.series {
+        let Some(schedule) = series.schedule() else { continue };
+        let n = series.crons.len();
+        for (i, cron) in series.crons.iter().enumerate() {
+            if cron.both_day_fields() {
+                let message = "day of month and day of week are both set: the job fires when either matches".to_owned();
+                out.push(warn(at(i, n), message));
+            }
+            if let Some(day) = cron.late_month_day() {
+                out.push(warn(at(i, n), format!("day {day} does not exist in every month, and is skipped there")));
+            }
+        }
+        if let Some(never) = schedule.never_fires() {
+            let i = series.crons.iter().position(|c| c == never).unwrap_or(0);
+            out.push(warn(at(i, n), format!("'{}' never fires", never.text())));
+            continue;
+        }
+        for hit in schedule.dst_hits(now) {
+            out.push(warn(at(hit.cron, n), format!("{hit}")));
+        }
+        out.extend(windows(job, series, now));
+    }
+    // Series of one job differ by zone and `H` only; what holds for all of them is said once.
+    out.dedup();
+    let mut seen = Vec::new();
+    out.retain(|finding| {
+        let new = !seen.contains(finding);
+        if new {
+            seen.push(finding.clone());
+        }
+        new
+    });
+    out
+}
+
+/// Compares the windows of successive fires.
+fn windows(job: &Job, series: &Series, now: DateTime<Utc>) -> Option<Finding> {
+    let (rule, schedule) = (job.window?, series.schedule()?);
+    let path = Path::root().key("window");
+    if let WindowRule::Fixed { .. } = rule {
+        return Some(warn(path, "a fixed window with a schedule: every fire after the first finds it held".into()));
+    }
+    let fires = schedule.between(now, now + chrono::TimeDelta::days(4000), FIRES);
+    let windows: Vec<Window> =
+        fires.iter().filter_map(|fire| rule.at(*fire, series.zone, job.policy.week_start)).collect();
+    if windows.len() < fires.len() {
+        return Some(warn(path, format!("{rule} is empty at some of this schedule's fires (the clock stands at the window's start)")));
+    }
+    if rule.provisional() {
+        return None;
+    }
+    for pair in windows.windows(2) {
+        let (one, two) = (pair[0], pair[1]);
+        if one.end() < two.start() {
+            let message = format!(
+                "the window is shorter than the schedule's step, which leaves holes: {} is followed by {}",
+                one.label(),
+                two.label()
+            );
+            return Some(warn(path, message));
+        }
+        if one.end() > two.start() {
+            let message = format!(
+                "the window is longer than the schedule's step, which fetches time twice: {} is followed by {}",
+                one.label(),
+                two.label()
+            );
+            return Some(warn(path, message));
+        }
+    }
+    None
+}
+
+/// Warnings across jobs: two series that send the same request mail people twice and pay twice. `(job's index, finding)`.
+pub fn across(jobs: &[Job], connections: &[Connection], now: DateTime<Utc>) -> Vec<(usize, Finding)> {
+    let mut first: HashMap<String, String> = HashMap::new();
+    let mut out = Vec::new();
+    for (index, job) in jobs.iter().enumerate() {
+        for series in &job.series {
+            let (Some(rule), Some(c)) = (job.window, connection(connections, &series.connection)) else { continue };
+            let Some(window) = rule.at(now, series.zone, job.policy.week_start) else { continue };
+            let Ok(request) = resolve::request(job, c, &window, Mailing::Job) else { continue };
+            let mut emails = request.emails.clone();
+            emails.sort();
+            let key = format!(
+                "{} {} {} {rule} {} {emails:?} {}",
+                request.vendor, c.name, request.base_url, series.zone, request.content_hash
+            );
+            let name = series_name(&job.name, &c.name);
+            match first.get(&key) {
+                Some(other) => {
+                    let twice = if emails.is_empty() { "is fetched twice" } else { "mails people twice" };
+                    let message = format!("asks for the same report over the same window as {other}, which {twice}");
+                    out.push((index, Finding::warning(Path::root().key(request.vendor.as_str()), message).at_key()));
+                }
+                None => drop(first.insert(key, name)),
+            }
+        }
+    }
+    out
+}
+
+/// Warns about strings that look like credentials: a JAICP path token, or an Authorization value.
+pub fn secrets(value: &serde_json::Value, at: &Path, out: &mut Vec<Finding>) {
+    match value {
+        serde_json::Value::String(text) if looks_secret(text) => {
+            let message = "this looks like a secret in clear: put it where env:NAME or file:PATH can point".to_owned();
+            out.push(Finding::warning(at.clone(), message).secret());
+        }
+        serde_json::Value::Array(list) => list.iter().enumerate().for_each(|(i, v)| secrets(v, &at.index(i), out)),
+        serde_json::Value::Object(map) => map.iter().for_each(|(k, v)| secrets(v, &at.key(k), out)),
+        _ => {}
+    }
+}
+
+/// A JAICP token is 8 letters, a colon and 40 hex digits; Basic and Bearer values carry long words without spaces.
+fn looks_secret(text: &str) -> bool {
+    let jaicp = text.split(|c: char| c.is_whitespace() || c == '/').any(|word| {
+        word.split_once(':').is_some_and(|(head, tail)| {
+            head.len() == 8
+                && head.bytes().all(|b| b.is_ascii_alphabetic())
+                && tail.len() == 40
+                && tail.bytes().all(|b| b.is_ascii_hexdigit())
+        })
+    });
+    let scheme = ["Basic ", "Bearer "].iter().any(|s| text.strip_prefix(s).is_some_and(|v| v.len() >= 16 && !v.contains(' ')));
+    let in_url = url::Url::parse(text).is_ok_and(|url| url.password().is_some());
+    jaicp || scheme || in_url
+}

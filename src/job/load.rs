@@ -1,0 +1,166 @@
+//! Reads a folder of job files. The only impure file of this module: it reads the folder and nothing else.
+//!
+//! A problem in one file never hides another file: everything is read, everything is compiled, all problems come back.
+
+use std::path::{Path as FilePath, PathBuf};
+
+use chrono::{DateTime, Utc};
+
+use super::compile::compile;
+use super::file::JobFile;
+use super::{Defaults, Job, lint};
+use crate::connection::Connection;
+use crate::yaml::{self, Decoder, Finding, Path, Problem, Severity, Source};
+
+/// All job files of a folder.
+#[derive(Debug, Default)]
+pub struct Jobs {
+    /// Jobs without errors, by name.
+    pub jobs: Vec<Job>,
+    /// Problems of all files, in the order of files and lines.
+    pub problems: Vec<Problem>,
+    /// Job files seen, broken ones included.
+    pub files: usize,
+}
+
+impl Jobs {
+    /// Whether any problem is an error.
+    pub fn broken(&self) -> bool {
+        self.problems.iter().any(|p| p.severity == Severity::Error)
+    }
+}
+
+/// A path as people are shown it: without a leading `./`.
+pub fn shown(path: &FilePath) -> String {
+    let text = path.display().to_string();
+    text.strip_prefix("./").map_or(text.clone(), str::to_owned)
+}
+
+/// `*.yaml` and `*.yml` directly in `folder`, sorted. A folder that cannot be read is a problem.
+fn list(folder: &FilePath) -> Result<Vec<PathBuf>, Problem> {
+    let fail = |e: std::io::Error| {
+        let why = match e.kind() {
+            std::io::ErrorKind::NotFound => "does not exist".to_owned(),
+            _ => format!("cannot be read: {e}"),
+        };
+        Problem::whole_file(&shown(folder), format!("the job folder {why}; name it with --jobs"))
+    };
+    let mut files = Vec::new();
+    for entry in std::fs::read_dir(folder).map_err(fail)? {
+        let path = entry.map_err(fail)?.path();
+        let hidden = path.file_name().is_some_and(|n| n.to_string_lossy().starts_with('.'));
+        if !hidden && path.extension().is_some_and(|e| e == "yaml" || e == "yml") {
+            files.push(path);
+        }
+    }
+    files.sort();
+    Ok(files)
+}
+
+struct Loaded {
+    job: Option<Job>,
+    source: Option<Source>,
+    problems: Vec<Problem>,
+}
+
+/// Loads and compiles every job file of `folder`. `now` is where lints start to look at schedules.
+pub fn load(folder: &FilePath, connections: &[Connection], defaults: &Defaults, now: DateTime<Utc>) -> Jobs {
+    let files = match list(folder) {
+        Ok(files) => files,
+        Err(problem) => return Jobs { problems: vec![problem], ..Jobs::default() },
+    };
+    let decoder = Decoder::<JobFile>::new();
+    let mut loaded = in_parallel(&files, |path| load_one(path, &decoder, connections, defaults, now));
+    let mut names: std::collections::HashMap<String, String> = std::collections::HashMap::new();
+    for (path, one) in files.iter().zip(&mut loaded) {
+        let Some(stem) = path.file_stem().map(|s| s.to_string_lossy().into_owned()) else { continue };
+        if let Some(other) = names.insert(stem.clone(), shown(path)) {
+            let message = format!("the job '{stem}' stands in two files: {other} and this one");
+            one.problems.push(Problem::whole_file(&shown(path), message));
+            one.job = None;
+        }
+    }
+    let (mut jobs, mut sources, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    for one in loaded {
+        problems.extend(one.problems);
+        if let Some(job) = one.job {
+            jobs.push(job);
+            sources.push(one.source);
+        }
+    }
+    for (index, finding) in lint::across(&jobs, connections, now) {
+        problems.extend(sources[index].as_ref().map(|source| source.locate(&finding)));
+    }
+    problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
+    Jobs { jobs, problems, files: files.len() }
+}
+
+fn load_one(
+    path: &FilePath,
+    decoder: &Decoder<JobFile>,
+    connections: &[Connection],
+    defaults: &Defaults,
+    now: DateTime<Utc>,
+) -> Loaded {
+    let file = shown(path);
+    let bytes = match yaml::read(path, &file) {
+        Ok(bytes) => bytes,
+        Err(problem) => return Loaded { job: None, source: None, problems: vec![problem] },
+    };
+    let decoded = decoder.decode(&file, &bytes);
+    let mut problems = decoded.problems;
+    let structural = problems.iter().any(|p| p.severity == Severity::Error);
+    let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut job = decoded.value.as_ref().and_then(|value| compile(&name, value, connections, defaults, &mut findings));
+    if let Some(job) = &job {
+        findings.extend(lint::job(job, now));
+    }
+    if let Some(value) = &decoded.value {
+        clear_secrets(value, &mut findings);
+    }
+    for finding in &findings {
+        let problem = decoded.source.locate(finding);
+        // A key that is missing because it was mistyped has been told already, at the mistyped key.
+        let told = structural && problems.iter().any(|p| (p.line, p.column) == (problem.line, problem.column));
+        if !told {
+            problems.push(problem);
+        }
+    }
+    if structural {
+        job = None;
+    }
+    Loaded { job, source: Some(decoded.source), problems }
+}
+
+fn clear_secrets(file: &JobFile, findings: &mut Vec<Finding>) {
+    let bodies = [
+        ("livechat", file.livechat.as_ref().and_then(|f| f.filters.as_ref()).map(|f| vec![f.clone()])),
+        ("jaicp", file.jaicp.as_ref().and_then(|f| f.filters.clone())),
+    ];
+    for (vendor, filters) in bodies {
+        for (i, filter) in filters.into_iter().flatten().enumerate() {
+            let at = Path::root().key(vendor).key("filters");
+            let at = if vendor == "jaicp" { at.index(i) } else { at };
+            for (key, value) in &filter.0 {
+                lint::secrets(&value.0, &at.key(key), findings);
+            }
+        }
+    }
+    if let Some(text) = &file.description {
+        lint::secrets(&text.clone().into(), &Path::root().key("description"), findings);
+    }
+}
+
+/// Maps `files` on as many threads as the machine has cores, in order; a few files are not worth a thread.
+fn in_parallel<T: Send>(files: &[PathBuf], one: impl Fn(&FilePath) -> T + Sync) -> Vec<T> {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len() / 64 + 1);
+    let one = &one;
+    std::thread::scope(|scope| {
+        let chunks = files.chunks(files.len().div_ceil(threads).max(1));
+        let workers: Vec<_> =
+            chunks.map(|chunk| scope.spawn(move || chunk.iter().map(|p| one(p)).collect::<Vec<T>>())).collect();
+        // A worker panics only where `one` would have panicked on this thread too.
+        workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+    })
+}

@@ -1,0 +1,147 @@
+//! Making runs: once per window, attached to when there is one already.
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{RunStore, StoreError, doing};
+use crate::run::{Run, Trigger};
+
+/// What a new run is made of.
+#[derive(Clone, Debug)]
+pub struct NewRun {
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
+    /// Vendor word.
+    pub vendor: &'static str,
+    /// Why.
+    pub trigger: Trigger,
+    /// Start of the window.
+    pub window_start: DateTime<Utc>,
+    /// Open end of the window.
+    pub window_end: DateTime<Utc>,
+    /// Zone of the window.
+    pub window_zone: &'static str,
+    /// Name of the window.
+    pub window_label: String,
+    /// The report may still change.
+    pub provisional: bool,
+    /// The instant it is made for.
+    pub fire_at: DateTime<Utc>,
+    /// Not to be worked on before.
+    pub not_before: Option<DateTime<Utc>>,
+    /// The frozen request.
+    pub request: Value,
+    /// Base URL it may be worked with.
+    pub base_url: String,
+    /// Account fingerprint it may be worked with.
+    pub account: String,
+}
+
+/// A run for the window: made now, or already live.
+#[derive(Clone, Debug)]
+pub enum Opened {
+    /// Made by this call.
+    Made(Run),
+    /// Made earlier and not finished.
+    Attached(Run),
+}
+
+impl Opened {
+    /// The run, however it came.
+    pub fn run(self) -> Run {
+        match self {
+            Opened::Made(run) | Opened::Attached(run) => run,
+        }
+    }
+}
+
+impl RunStore {
+    /// The id of a series, which is made when it is seen first.
+    pub async fn series(&self, job: &str, connection: &str, vendor: &str) -> Result<i64, StoreError> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2")
+            .bind(job)
+            .bind(connection)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(doing("look up a series"))?;
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        sqlx::query_scalar(
+            "INSERT INTO series (job, connection, vendor) VALUES ($1, $2, $3)
+             ON CONFLICT (job, connection) DO UPDATE SET vendor = EXCLUDED.vendor
+             RETURNING id",
+        )
+        .bind(job)
+        .bind(connection)
+        .bind(vendor)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("make a series"))
+    }
+
+    /// Makes a run for the window, or attaches to the one that is live. Two callers at once get the same run.
+    pub async fn open(&self, new: &NewRun) -> Result<Opened, StoreError> {
+        let series = self.series(&new.job, &new.connection, new.vendor).await?;
+        // The other caller's run may end between our INSERT and our SELECT; then the INSERT succeeds next time round.
+        for _ in 0..10 {
+            if let Some(run) = self.insert(series, new).await? {
+                return Ok(Opened::Made(run));
+            }
+            let live: Option<Run> = sqlx::query_as(
+                "SELECT * FROM runs
+                 WHERE series_id = $1 AND window_start = $2 AND window_end = $3 AND finished_at IS NULL",
+            )
+            .bind(series)
+            .bind(new.window_start)
+            .bind(new.window_end)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(doing("look up the live run of a window"))?;
+            if let Some(run) = live {
+                return Ok(Opened::Attached(run));
+            }
+        }
+        Err(StoreError::Refused("runs of this window come and go too fast to attach to one: try again".into()))
+    }
+
+    async fn insert(&self, series: i64, new: &NewRun) -> Result<Option<Run>, StoreError> {
+        sqlx::query_as(
+            "WITH made AS (
+                 INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
+                                   window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at)
+                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                         GREATEST(reportd_now(), $16))
+                 ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
+                 RETURNING *
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail)
+                 SELECT id, 'made', $17, 'made by ' || trigger || ' for ' || window_label FROM made
+             )
+             SELECT * FROM made",
+        )
+        .bind(Uuid::new_v4())
+        .bind(series)
+        .bind(&new.job)
+        .bind(&new.connection)
+        .bind(new.vendor)
+        .bind(new.trigger.as_str())
+        .bind(new.window_start)
+        .bind(new.window_end)
+        .bind(new.window_zone)
+        .bind(&new.window_label)
+        .bind(new.provisional)
+        .bind(new.fire_at)
+        .bind(&new.request)
+        .bind(&new.base_url)
+        .bind(&new.account)
+        .bind(new.not_before)
+        .bind(&self.who.0)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("make a run"))
+    }
+}

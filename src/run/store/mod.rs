@@ -1,0 +1,91 @@
+//! Every SQL statement on runs, their tasks, events and revisions. Nothing outside this folder writes those tables.
+//!
+//! - A worker's write names its lease token and the states it may start from (asked of state.rs), and must change exactly
+//!   one row; otherwise the lease is lost and the worker stops. The one exception is a ticket in hand
+//!   ([`progress`]): it is recorded by its attempt even when the lease is gone, because losing it could mean mailing twice.
+//! - Time is `reportd_now()`, never the process's clock.
+//! - No transaction spans a network call.
+
+pub mod claim;
+pub mod make;
+pub mod operator;
+pub mod progress;
+pub mod query;
+pub mod revision;
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use thiserror::Error;
+
+use super::Who;
+
+/// How long a claim holds without renewal. A create's time limit is shorter (at most 50 s), so a create that is still
+/// under way always has a living lease or one that ended less than one lease time ago.
+pub const LEASE: Duration = Duration::from_secs(60);
+
+/// Claims without a finished step after which a run fails: it kills its workers.
+pub const MAX_CLAIMS: i32 = 20;
+
+/// What can go wrong with a statement.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// Another worker or an operator has the run; an expected outcome, which stops the step.
+    #[error("the run is no longer ours: its lease ended or its state was changed")]
+    LeaseLost,
+    /// What was asked cannot be done in the run's present state; says what can.
+    #[error("{0}")]
+    Refused(String),
+    /// The database failed.
+    #[error("{what}")]
+    Database {
+        /// What was being done.
+        what: &'static str,
+        /// Why it failed.
+        #[source]
+        source: sqlx::Error,
+    },
+}
+
+/// Names the operation of a failed statement.
+pub(crate) fn doing(what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
+    move |source| StoreError::Database { what, source }
+}
+
+/// Exactly one row, or the lease is lost.
+pub(crate) fn fenced(rows: u64) -> Result<(), StoreError> {
+    if rows == 1 { Ok(()) } else { Err(StoreError::LeaseLost) }
+}
+
+/// The store: a pool, and who writes through it.
+#[derive(Clone, Debug)]
+pub struct RunStore {
+    pub(crate) pool: PgPool,
+    pub(crate) who: Who,
+}
+
+impl RunStore {
+    /// A store whose events are signed `who`.
+    pub fn new(pool: PgPool, who: Who) -> RunStore {
+        RunStore { pool, who }
+    }
+
+    /// The database's present instant: the only one to compare with times in rows.
+    pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
+        sqlx::query_scalar("SELECT reportd_now()").fetch_one(&self.pool).await.map_err(doing("read the database's clock"))
+    }
+
+    /// Adds a line to a run's history.
+    pub async fn event(&self, run: uuid::Uuid, kind: &str, detail: &str) -> Result<(), StoreError> {
+        sqlx::query("INSERT INTO run_events (run_id, kind, who, detail) VALUES ($1, $2, $3, left($4, 4000))")
+            .bind(run)
+            .bind(kind)
+            .bind(&self.who.0)
+            .bind(detail)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("write an event of a run"))?;
+        Ok(())
+    }
+}

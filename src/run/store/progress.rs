@@ -1,0 +1,287 @@
+//! What a worker writes as its run goes on. Every statement is fenced; see mod.rs.
+
+use std::time::Duration;
+
+use serde_json::Value;
+use uuid::Uuid;
+
+use super::{RunStore, StoreError, doing, fenced};
+use crate::run::state::{Event, State, next, sources};
+use crate::run::{FailureClass, Lease};
+
+/// What became of a create's call, for its row in `remote_tasks`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// The vendor said a clear no.
+    Refused,
+    /// It never left.
+    NotSent,
+    /// Nobody knows.
+    Unknown,
+    /// The vendor asked us to wait (429, 503 with Retry-After).
+    Waited,
+}
+
+impl Outcome {
+    fn as_str(self) -> &'static str {
+        match self {
+            Outcome::Refused => "refused",
+            Outcome::NotSent => "not_sent",
+            Outcome::Unknown => "unknown",
+            Outcome::Waited => "waited",
+        }
+    }
+}
+
+/// A vendor's word on a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its own state word.
+    pub status: String,
+    /// Rows written so far.
+    pub written: Option<i64>,
+    /// Rows to write.
+    pub total: Option<i64>,
+}
+
+/// How a step ends that leaves the run where it is or queues it again.
+#[derive(Clone, Debug)]
+pub struct Later<'a> {
+    /// When to look again.
+    pub after: Duration,
+    /// What it waits for.
+    pub note: &'a str,
+    /// Counts as a transient error.
+    pub error: bool,
+    /// Kind of the event; `None` = no event, for the ordinary poll.
+    pub kind: Option<&'a str>,
+}
+
+impl RunStore {
+    /// Records the ticket of a create by its attempt: even without the lease, because a ticket that is lost may mean a
+    /// second mail. Returns whether the run now waits with it; `Refused` when another run has the vendor's id already.
+    pub async fn ticket(
+        &self,
+        attempt: Uuid,
+        remote_id: &str,
+        ticket: &Value,
+        seen: &Seen,
+        first_poll: Duration,
+    ) -> Result<bool, StoreError> {
+        let what = "record a ticket";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        let recorded = sqlx::query(
+            "UPDATE remote_tasks SET remote_id = $2, outcome = 'created', created_at = reportd_now(), status_word = $3,
+                 rows_written = $4, rows_total = $5
+             WHERE attempt_id = $1 AND remote_id IS NULL",
+        )
+        .bind(attempt)
+        .bind(remote_id)
+        .bind(&seen.status)
+        .bind(seen.written)
+        .bind(seen.total)
+        .execute(&mut *tx)
+        .await;
+        match recorded {
+            Err(sqlx::Error::Database(e)) if e.constraint() == Some("remote_tasks_remote_id_once") => {
+                return Err(StoreError::Refused(format!(
+                    "the vendor answered id {remote_id}, which an earlier report of this connection already has"
+                )));
+            }
+            other => drop(other.map_err(doing(what))?),
+        }
+        let moved = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'waiting', ticket = $2, next_step_at = reportd_now() + make_interval(secs => $3),
+                     lease_token = NULL, lease_until = NULL, claims = 0, polls = 0, polled_s = 0, errors = 0,
+                     errors_since = NULL, note = $6, failure_class = NULL, failure = NULL,
+                     revision = COALESCE(revision, next_revision(series_id, window_label))
+                 WHERE attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
+                 RETURNING id
+             )
+             INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'ticket', $5, $7 FROM moved",
+        )
+        .bind(attempt)
+        .bind(ticket)
+        .bind(first_poll.as_secs_f64())
+        .bind(sources(Event::Ticketed))
+        .bind(&self.who.0)
+        .bind(&seen.status)
+        .bind(format!("the vendor gave ticket {remote_id}"))
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        tx.commit().await.map_err(doing(what))?;
+        Ok(moved.rows_affected() == 1)
+    }
+
+    /// Ends a step without a result: a query or create goes back to `queued`, a ticket stays `waiting`. `outcome` closes
+    /// the row of a create.
+    pub async fn later(
+        &self,
+        lease: &Lease,
+        event: Event,
+        later: &Later<'_>,
+        outcome: Option<Outcome>,
+    ) -> Result<(), StoreError> {
+        let to = if event == Event::Poll { State::Waiting } else { State::Queued };
+        debug_assert!(sources(event).iter().all(|s| s.parse().ok().and_then(|s| next(s, event)) == Some(to)));
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = $3, next_step_at = reportd_now() + make_interval(secs => $4), note = left($5, 1000),
+                     lease_token = NULL, lease_until = NULL, claims = 0,
+                     errors = CASE WHEN $6 THEN errors + 1 ELSE errors END,
+                     errors_since = CASE WHEN $6 THEN COALESCE(errors_since, reportd_now()) ELSE errors_since END
+                 WHERE id = $1 AND lease_token = $2 AND state = ANY ($7)
+                 RETURNING id, attempt_id
+             ), task AS (
+                 UPDATE remote_tasks SET outcome = $8 FROM moved
+                 WHERE remote_tasks.attempt_id = moved.attempt_id AND remote_tasks.outcome = 'intended' AND $8 IS NOT NULL
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail)
+                 SELECT id, $9, $10, left($5, 4000) FROM moved WHERE $9 IS NOT NULL
+             )
+             SELECT id FROM moved",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(to.as_str())
+        .bind(later.after.as_secs_f64())
+        .bind(later.note)
+        .bind(later.error)
+        .bind(sources(event))
+        .bind(outcome.map(Outcome::as_str))
+        .bind(later.kind)
+        .bind(&self.who.0)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("put a run off"))?;
+        fenced(done.rows_affected())
+    }
+
+    /// A poll that the vendor answered "not yet": counts the time in which we could poll, and clears transient errors.
+    pub async fn polled(
+        &self,
+        lease: &Lease,
+        seen: &Seen,
+        counted: Duration,
+        next_poll: Duration,
+    ) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET next_step_at = reportd_now() + make_interval(secs => $3), note = $4, claims = 0,
+                     lease_token = NULL, lease_until = NULL, polls = polls + 1, polled_s = polled_s + $5,
+                     errors = 0, errors_since = NULL
+                 WHERE id = $1 AND lease_token = $2 AND state = ANY ($6)
+                 RETURNING attempt_id
+             ), task AS (
+                 UPDATE remote_tasks SET status_word = $4, rows_written = COALESCE($7, rows_written),
+                     rows_total = COALESCE($8, rows_total), last_polled_at = reportd_now(), polls = remote_tasks.polls + 1
+                 FROM moved WHERE remote_tasks.attempt_id = moved.attempt_id
+             )
+             SELECT attempt_id FROM moved",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(next_poll.as_secs_f64())
+        .bind(&seen.status)
+        .bind(counted.as_secs_f64())
+        .bind(sources(Event::Poll))
+        .bind(seen.written)
+        .bind(seen.total)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("record a poll"))?;
+        fenced(done.rows_affected())
+    }
+
+    /// What a run's last poll saw, recorded in its task before the download starts.
+    pub async fn saw_ready(&self, lease: &Lease, seen: &Seen) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "UPDATE remote_tasks SET status_word = $3, rows_written = COALESCE($4, rows_written),
+                 rows_total = COALESCE($5, rows_total), last_polled_at = reportd_now(), polls = remote_tasks.polls + 1
+             FROM runs
+             WHERE runs.id = $1 AND runs.lease_token = $2 AND remote_tasks.attempt_id = runs.attempt_id",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(&seen.status)
+        .bind(seen.written)
+        .bind(seen.total)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("record that a report is ready"))?;
+        fenced(done.rows_affected())
+    }
+
+    /// Ends the run without a report. `outcome` closes the row of a create; a task that was polled is marked finished.
+    pub async fn fail(
+        &self,
+        lease: &Lease,
+        class: FailureClass,
+        message: &str,
+        seen: Option<&Seen>,
+        outcome: Option<Outcome>,
+    ) -> Result<(), StoreError> {
+        self.end(lease, Event::Fail, class, message, seen, outcome).await
+    }
+
+    /// Holds the run for an operator.
+    pub async fn hold(&self, lease: &Lease, message: &str) -> Result<(), StoreError> {
+        self.end(lease, Event::Doubt, FailureClass::UnknownCreate, message, None, Some(Outcome::Unknown)).await
+    }
+
+    async fn end(
+        &self,
+        lease: &Lease,
+        event: Event,
+        class: FailureClass,
+        message: &str,
+        seen: Option<&Seen>,
+        outcome: Option<Outcome>,
+    ) -> Result<(), StoreError> {
+        let to = if event == Event::Doubt { State::Held } else { State::Failed };
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = $3, failure_class = $4, failure = left($5, 4000), note = NULL,
+                     lease_token = NULL, lease_until = NULL, claims = 0,
+                     finished_at = CASE WHEN $3 = 'failed' THEN reportd_now() END
+                 WHERE id = $1 AND lease_token = $2 AND state = ANY ($6)
+                 RETURNING id, attempt_id
+             ), task AS (
+                 UPDATE remote_tasks SET
+                     outcome = CASE WHEN remote_tasks.outcome = 'intended' THEN COALESCE($7, 'unknown') ELSE remote_tasks.outcome END,
+                     status_word = COALESCE($8, status_word),
+                     last_polled_at = CASE WHEN $8 IS NULL THEN last_polled_at ELSE reportd_now() END,
+                     finished_at = CASE WHEN $8 IS NULL THEN finished_at ELSE reportd_now() END
+                 FROM moved WHERE remote_tasks.attempt_id = moved.attempt_id
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail) SELECT id, $3, $9, left($5, 4000) FROM moved
+             )
+             SELECT id FROM moved",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(to.as_str())
+        .bind(class.as_str())
+        .bind(message)
+        .bind(sources(event))
+        .bind(outcome.map(Outcome::as_str))
+        .bind(seen.map(|s| s.status.as_str()))
+        .bind(&self.who.0)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("end a run"))?;
+        fenced(done.rows_affected())
+    }
+
+    /// Notes that the task was deleted at the vendor.
+    pub async fn task_deleted(&self, attempt: Uuid) -> Result<(), StoreError> {
+        sqlx::query("UPDATE remote_tasks SET deleted_at = reportd_now() WHERE attempt_id = $1")
+            .bind(attempt)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("note a deleted task"))?;
+        Ok(())
+    }
+}

@@ -1,0 +1,263 @@
+//! Revisions: what the archive holds, as the database knows it, and the commit that makes a run `archived`.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::FromRow;
+use uuid::Uuid;
+
+use super::{RunStore, StoreError, doing, fenced};
+use crate::run::state::{Event, State, sources};
+use crate::run::{Lease, Trigger};
+
+/// One row of `artifacts`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, FromRow)]
+pub struct ArtifactRow {
+    /// Key relative to the archive.
+    pub path: String,
+    /// Media type.
+    pub media_type: String,
+    /// Size.
+    pub bytes: i64,
+    /// Hash, 64 hex digits.
+    pub sha256: String,
+    /// Made by reportd from what was received.
+    pub derived: bool,
+    /// Fetched from loopback.
+    pub simulated: bool,
+}
+
+/// One row of `revisions`.
+#[derive(Clone, Debug, FromRow)]
+pub struct RevisionRow {
+    /// Its series.
+    pub series_id: i64,
+    /// Name of the window.
+    pub window_label: String,
+    /// r1, r2, ….
+    pub revision: i32,
+    /// Start of the window.
+    pub window_start: DateTime<Utc>,
+    /// Open end of the window.
+    pub window_end: DateTime<Utc>,
+    /// Zone of the window.
+    pub window_zone: String,
+    /// The report may still change.
+    pub provisional: bool,
+    /// `archived` or `empty`.
+    #[sqlx(try_from = "String")]
+    pub state: State,
+    /// The run that made it.
+    pub run_id: Uuid,
+    /// Why that was made.
+    #[sqlx(try_from = "String")]
+    pub trigger: Trigger,
+    /// The instant that was made for.
+    pub fire_at: DateTime<Utc>,
+    /// The vendor's id of the report.
+    pub ticket: Option<String>,
+    /// Hash of what was asked.
+    pub content_hash: String,
+    /// Key of the manifest.
+    pub manifest_path: String,
+    /// Hash of the manifest.
+    pub manifest_sha256: String,
+    /// When it came into the archive.
+    pub archived_at: DateTime<Utc>,
+}
+
+impl RunStore {
+    /// The newest revision of a window, if the archive holds one.
+    pub async fn held(
+        &self,
+        series: i64,
+        start: DateTime<Utc>,
+        end: DateTime<Utc>,
+    ) -> Result<Option<RevisionRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT * FROM revisions WHERE series_id = $1 AND window_start = $2 AND window_end = $3
+             ORDER BY revision DESC LIMIT 1",
+        )
+        .bind(series)
+        .bind(start)
+        .bind(end)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look up what is held of a window"))
+    }
+
+    /// The revision that a run made.
+    pub async fn revision_of(&self, run: Uuid) -> Result<Option<RevisionRow>, StoreError> {
+        sqlx::query_as("SELECT * FROM revisions WHERE run_id = $1")
+            .bind(run)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(doing("look up the revision of a run"))
+    }
+
+    /// Key and hash of the newest manifest in a window's folder, for the chain of revisions.
+    pub async fn newest_manifest(&self, series: i64, label: &str) -> Result<Option<(i32, String)>, StoreError> {
+        sqlx::query_as(
+            "SELECT revision, manifest_sha256 FROM revisions WHERE series_id = $1 AND window_label = $2
+             ORDER BY revision DESC LIMIT 1",
+        )
+        .bind(series)
+        .bind(label)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look up the previous revision"))
+    }
+
+    /// The artifacts of a revision, in order.
+    pub async fn artifacts(&self, series: i64, label: &str, revision: i32) -> Result<Vec<ArtifactRow>, StoreError> {
+        sqlx::query_as(
+            "SELECT path, media_type, bytes, sha256, derived, simulated FROM artifacts
+             WHERE series_id = $1 AND window_label = $2 AND revision = $3 ORDER BY position",
+        )
+        .bind(series)
+        .bind(label)
+        .bind(revision)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look up the artifacts of a revision"))
+    }
+
+    /// Every revision, for checks against the archive.
+    pub async fn all_revisions(&self) -> Result<Vec<RevisionRow>, StoreError> {
+        sqlx::query_as("SELECT * FROM revisions ORDER BY series_id, window_start, revision")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing("list all revisions"))
+    }
+
+    /// The run takes another revision number: its own was taken by a manifest that this database does not know.
+    pub async fn take_next_revision(&self, lease: Option<&Lease>, run: Uuid) -> Result<i32, StoreError> {
+        let taken: Option<i32> = sqlx::query_scalar(
+            "UPDATE runs SET revision = GREATEST(next_revision(series_id, window_label), COALESCE(revision, 0) + 1)
+             WHERE id = $1 AND finished_at IS NULL AND ($2::uuid IS NULL OR lease_token = $2) RETURNING revision",
+        )
+        .bind(run)
+        .bind(lease.map(|l| l.token))
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("take the next revision"))?;
+        taken.ok_or(StoreError::LeaseLost)
+    }
+
+    /// Commits what the archive already has: the run becomes `archived` or `empty`, its revision and artifacts become
+    /// rows, all or nothing. `lease` is `None` when an operator hands in a held run's report.
+    pub async fn archived(
+        &self,
+        lease: Option<&Lease>,
+        run: Uuid,
+        row: &RevisionRow,
+        artifacts: &[ArtifactRow],
+    ) -> Result<(), StoreError> {
+        let what = "commit an archived run";
+        let event = match (lease, row.state) {
+            (None, _) => Event::ResolveFile,
+            (Some(_), State::Empty) => Event::StoreEmpty,
+            (Some(_), _) => Event::Store,
+        };
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        let moved = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = $3, revision = $4, finished_at = reportd_now(), lease_token = NULL,
+                     lease_until = NULL, claims = 0, errors = 0, errors_since = NULL, note = NULL,
+                     failure_class = NULL, failure = NULL
+                 WHERE id = $1 AND ($2::uuid IS NULL OR lease_token = $2) AND state = ANY ($5)
+                 RETURNING id, attempt_id
+             ), task AS (
+                 UPDATE remote_tasks SET finished_at = reportd_now() FROM moved
+                 WHERE remote_tasks.attempt_id = moved.attempt_id AND remote_tasks.finished_at IS NULL
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail) SELECT id, $3, $6, $7 FROM moved
+             )
+             SELECT id FROM moved",
+        )
+        .bind(run)
+        .bind(lease.map(|l| l.token))
+        .bind(row.state.as_str())
+        .bind(row.revision)
+        .bind(sources(event))
+        .bind(&self.who.0)
+        .bind(format!("r{} with {} files, {} bytes", row.revision, artifacts.len(), artifacts.iter().map(|a| a.bytes).sum::<i64>()))
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        fenced(moved.rows_affected())?;
+        insert_revision(&mut tx, row, artifacts).await?;
+        tx.commit().await.map_err(doing(what))
+    }
+
+    /// Adopts a revision that a manifest tells of; returns whether it was new. Never makes a run.
+    pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<bool, StoreError> {
+        let what = "adopt a revision from its manifest";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        let known: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3)",
+        )
+        .bind(row.series_id)
+        .bind(&row.window_label)
+        .bind(row.revision)
+        .fetch_one(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        if known {
+            return Ok(false);
+        }
+        insert_revision(&mut tx, row, artifacts).await?;
+        tx.commit().await.map_err(doing(what))?;
+        Ok(true)
+    }
+}
+
+async fn insert_revision(
+    tx: &mut sqlx::PgTransaction<'_>,
+    row: &RevisionRow,
+    artifacts: &[ArtifactRow],
+) -> Result<(), StoreError> {
+    sqlx::query(
+        "INSERT INTO revisions (series_id, window_label, revision, window_start, window_end, window_zone, provisional, state,
+                                run_id, trigger, fire_at, ticket, content_hash, manifest_path, manifest_sha256, archived_at)
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+    )
+    .bind(row.series_id)
+    .bind(&row.window_label)
+    .bind(row.revision)
+    .bind(row.window_start)
+    .bind(row.window_end)
+    .bind(&row.window_zone)
+    .bind(row.provisional)
+    .bind(row.state.as_str())
+    .bind(row.run_id)
+    .bind(row.trigger.as_str())
+    .bind(row.fire_at)
+    .bind(&row.ticket)
+    .bind(&row.content_hash)
+    .bind(&row.manifest_path)
+    .bind(&row.manifest_sha256)
+    .bind(row.archived_at)
+    .execute(&mut **tx)
+    .await
+    .map_err(doing("write a revision"))?;
+    let column = |get: fn(&ArtifactRow) -> String| artifacts.iter().map(get).collect::<Vec<String>>();
+    sqlx::query(
+        "INSERT INTO artifacts (series_id, window_label, revision, position, path, media_type, bytes, sha256, derived, simulated)
+         SELECT $1, $2, $3, n - 1, path, media_type, bytes, sha256, derived, simulated
+         FROM unnest($4::text[], $5::text[], $6::bigint[], $7::text[], $8::bool[], $9::bool[])
+             WITH ORDINALITY AS a (path, media_type, bytes, sha256, derived, simulated, n)",
+    )
+    .bind(row.series_id)
+    .bind(&row.window_label)
+    .bind(row.revision)
+    .bind(column(|a| a.path.clone()))
+    .bind(column(|a| a.media_type.clone()))
+    .bind(artifacts.iter().map(|a| a.bytes).collect::<Vec<i64>>())
+    .bind(column(|a| a.sha256.clone()))
+    .bind(artifacts.iter().map(|a| a.derived).collect::<Vec<bool>>())
+    .bind(artifacts.iter().map(|a| a.simulated).collect::<Vec<bool>>())
+    .execute(&mut **tx)
+    .await
+    .map_err(doing("write the artifacts of a revision"))?;
+    Ok(())
+}
