@@ -1,0 +1,3 @@
+//! The database: for now the embedded server only.
+
+pub mod embedded;

@@ -1,0 +1,5 @@
+//! The one integration binary: real processes, real PostgreSQL.
+
+// `cfg(test)` tells clippy that helpers, too, may unwrap.
+#[cfg(test)]
+mod embedded;
