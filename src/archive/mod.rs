@@ -1,0 +1,347 @@
+//! The archive: artifacts and manifests in a folder, which can be read and checked without reportd or its database.
+//!
+//! Nothing in it is overwritten. A revision exists when its manifest does, and the manifest is put with put-if-absent, which
+//! decides between two workers. Order of a commit: bytes synced under a key that nothing else has, folder synced, manifest,
+//! folder synced; only then may the database say `archived`. A crash leaves an orphan or a manifest that its run adopts,
+//! never a row without bytes.
+//!
+//! ```text
+//! <archive>/reportd.json                                          which archive this is
+//! <archive>/<job>/<connection>/<yyyy>/<window>/r1/report.csv      the bytes as received
+//! <archive>/<job>/<connection>/<yyyy>/<window>/r1/manifest.json   what makes the revision exist
+//! <archive>/.spool/                                               files on their way in; safe to delete when nothing runs
+//! ```
+
+pub mod manifest;
+pub mod verify;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use object_store::local::LocalFileSystem;
+use object_store::path::Path as Key;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, PutPayload};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+use thiserror::Error;
+use uuid::Uuid;
+
+use crate::artifact::{Spool, SpoolError, Spooled};
+use crate::request::window::Window;
+use manifest::{FileEntry, Manifest};
+
+/// What can go wrong with the archive.
+#[derive(Debug, Error)]
+pub enum ArchiveError {
+    /// The store failed.
+    #[error("{what} {key} in the archive")]
+    Store {
+        /// What was being done.
+        what: &'static str,
+        /// With which key.
+        key: String,
+        /// Why it failed.
+        #[source]
+        source: object_store::Error,
+    },
+    /// The folder failed.
+    #[error("{what} {path}")]
+    Folder {
+        /// What was being done.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// Why it failed.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A JSON file of the archive cannot be read.
+    #[error("read {key}: it is not the JSON that reportd writes")]
+    Unreadable {
+        /// Which.
+        key: String,
+        /// Why.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The revision's manifest exists already and is another run's.
+    #[error("{key} exists already and belongs to run {run}")]
+    Taken {
+        /// Which.
+        key: String,
+        /// Whose.
+        run: Uuid,
+    },
+    /// The spool folder cannot be used.
+    #[error("use the archive's spool folder")]
+    Spool(#[source] SpoolError),
+}
+
+/// `reportd.json`: which archive this is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+struct Identity {
+    schema_version: u32,
+    archive_id: Uuid,
+    what: String,
+}
+
+/// The archive in a local folder.
+#[derive(Clone, Debug)]
+pub struct Archive {
+    root: PathBuf,
+    store: Arc<LocalFileSystem>,
+    id: Uuid,
+    spool: Spool,
+}
+
+/// A revision that is in the archive.
+#[derive(Clone, Debug)]
+pub struct Stored {
+    /// Its manifest.
+    pub manifest: Manifest,
+    /// Key of the manifest.
+    pub manifest_path: String,
+    /// Hash of the manifest's bytes.
+    pub manifest_sha256: String,
+}
+
+/// The folder of a window's revisions: `<job>/<connection>/<yyyy>/<window>`. Pure; every part is ASCII that we chose.
+pub fn window_folder(job: &str, connection: &str, window: &Window) -> String {
+    format!("{job}/{connection}/{:04}/{}", window.year(), window.label())
+}
+
+/// The folder of one revision.
+pub fn revision_folder(job: &str, connection: &str, window: &Window, revision: i32) -> String {
+    format!("{}/r{revision}", window_folder(job, connection, window))
+}
+
+const IDENTITY: &str = "reportd.json";
+const MANIFEST: &str = "manifest.json";
+
+impl Archive {
+    /// Opens the archive in `root`. With `create` an archive that is not there yet is made; a folder that holds other things
+    /// and no `reportd.json` is left alone and refused.
+    pub async fn open(root: &Path, create: bool) -> Result<Archive, ArchiveError> {
+        let folder = |what, source| ArchiveError::Folder { what, path: root.to_owned(), source };
+        if create {
+            std::fs::create_dir_all(root).map_err(|e| folder("make the archive folder", e))?;
+        }
+        let root = root.canonicalize().map_err(|e| folder("open the archive folder", e))?;
+        let store = LocalFileSystem::new_with_prefix(&root)
+            .map_err(|source| ArchiveError::Store { what: "open", key: root.display().to_string(), source })?
+            .with_fsync(true);
+        let id = match read_identity(&store).await? {
+            Some(id) => id,
+            None if create => {
+                refuse_foreign(&root)?;
+                make_identity(&store).await?
+            }
+            None => {
+                let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "it has no reportd.json: not an archive");
+                return Err(ArchiveError::Folder { what: "open the archive in", path: root, source: missing });
+            }
+        };
+        let spool = Spool::open(&root.join(".spool")).map_err(ArchiveError::Spool)?;
+        Ok(Archive { root, store: Arc::new(store), id, spool })
+    }
+
+    /// Its id, which the database remembers.
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
+    /// Its folder, absolute.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where files on their way in are written.
+    pub fn spool(&self) -> &Spool {
+        &self.spool
+    }
+
+    /// The absolute path of a key.
+    pub fn path(&self, key: &str) -> PathBuf {
+        self.root.join(key)
+    }
+
+    /// Links the files into the revision's folder and syncs it. A name that a crashed attempt left behind is not
+    /// overwritten: the file then gets the attempt's own name.
+    pub async fn link(&self, folder: &str, attempt: Uuid, files: Vec<Spooled>) -> Result<Vec<FileEntry>, ArchiveError> {
+        let (root, folder) = (self.root.clone(), folder.to_owned());
+        let linked = tokio::task::spawn_blocking(move || link_all(&root, &folder, attempt, &files)).await;
+        linked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Puts the manifest if there is none: what makes the revision exist. When this very run put one before (a crash came
+    /// between it and the database), that one is returned; another run's is [`ArchiveError::Taken`].
+    pub async fn put_manifest(&self, folder: &str, manifest: &Manifest) -> Result<Stored, ArchiveError> {
+        let key = format!("{folder}/{MANIFEST}");
+        let text = manifest.to_bytes();
+        let sha256 = hex::encode(Sha256::digest(&text));
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&Key::from(key.as_str()), PutPayload::from(text), options).await {
+            Ok(_) => {
+                let path = self.root.join(folder);
+                sync_folder(&path).map_err(|source| ArchiveError::Folder { what: "sync", path, source })?;
+                Ok(Stored { manifest: manifest.clone(), manifest_path: key, manifest_sha256: sha256 })
+            }
+            Err(object_store::Error::AlreadyExists { .. }) => match self.manifest(folder).await? {
+                Some(stored) if stored.manifest.run_id == manifest.run_id => Ok(stored),
+                Some(stored) => Err(ArchiveError::Taken { key, run: stored.manifest.run_id }),
+                None => Err(ArchiveError::Taken { key, run: Uuid::nil() }),
+            },
+            Err(source) => Err(ArchiveError::Store { what: "put", key, source }),
+        }
+    }
+
+    /// The manifest of a revision, if there is one.
+    pub async fn manifest(&self, folder: &str) -> Result<Option<Stored>, ArchiveError> {
+        self.manifest_at(&format!("{folder}/{MANIFEST}")).await
+    }
+
+    /// The manifest with that key.
+    pub async fn manifest_at(&self, key: &str) -> Result<Option<Stored>, ArchiveError> {
+        let Some(bytes) = get(&self.store, key).await? else { return Ok(None) };
+        let manifest = Manifest::from_bytes(&bytes)
+            .map_err(|source| ArchiveError::Unreadable { key: key.to_owned(), source })?;
+        let manifest_sha256 = hex::encode(Sha256::digest(&bytes));
+        Ok(Some(Stored { manifest, manifest_path: key.to_owned(), manifest_sha256 }))
+    }
+
+    /// The keys of all manifests, sorted.
+    pub async fn manifest_keys(&self) -> Result<Vec<String>, ArchiveError> {
+        let root = self.root.clone();
+        let keys = tokio::task::spawn_blocking(move || verify::walk(&root)).await;
+        let files = keys.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        Ok(files.into_iter().filter(|key| key.ends_with("/manifest.json")).collect())
+    }
+}
+
+async fn get(store: &LocalFileSystem, key: &str) -> Result<Option<bytes::Bytes>, ArchiveError> {
+    let fail = |source| ArchiveError::Store { what: "read", key: key.to_owned(), source };
+    match store.get(&Key::from(key)).await {
+        Ok(found) => found.bytes().await.map(Some).map_err(fail),
+        Err(object_store::Error::NotFound { .. }) => Ok(None),
+        Err(source) => Err(fail(source)),
+    }
+}
+
+async fn read_identity(store: &LocalFileSystem) -> Result<Option<Uuid>, ArchiveError> {
+    let Some(bytes) = get(store, IDENTITY).await? else { return Ok(None) };
+    let identity: Identity = serde_json::from_slice(&bytes)
+        .map_err(|source| ArchiveError::Unreadable { key: IDENTITY.into(), source })?;
+    Ok(Some(identity.archive_id))
+}
+
+async fn make_identity(store: &LocalFileSystem) -> Result<Uuid, ArchiveError> {
+    let identity = Identity {
+        schema_version: 1,
+        archive_id: Uuid::new_v4(),
+        what: "an archive of reportd: every folder with a manifest.json is one revision of one report".into(),
+    };
+    let text = serde_json::to_vec_pretty(&identity)
+        .map_err(|source| ArchiveError::Unreadable { key: IDENTITY.into(), source })?;
+    let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+    match store.put_opts(&Key::from(IDENTITY), PutPayload::from(text), options).await {
+        Ok(_) => Ok(identity.archive_id),
+        // Another process made it meanwhile: then that one counts.
+        Err(object_store::Error::AlreadyExists { .. }) => Ok(read_identity(store).await?.unwrap_or(identity.archive_id)),
+        Err(source) => Err(ArchiveError::Store { what: "make", key: IDENTITY.into(), source }),
+    }
+}
+
+/// A folder that already holds somebody's files is not turned into an archive.
+fn refuse_foreign(root: &Path) -> Result<(), ArchiveError> {
+    let fail = |source| ArchiveError::Folder { what: "look into", path: root.to_owned(), source };
+    let foreign = std::fs::read_dir(root)
+        .map_err(fail)?
+        .flatten()
+        .find(|entry| !entry.file_name().to_string_lossy().starts_with('.') && entry.file_name() != IDENTITY);
+    match foreign {
+        None => Ok(()),
+        Some(entry) => Err(ArchiveError::Folder {
+            what: "use as an archive",
+            path: root.to_owned(),
+            source: std::io::Error::other(format!(
+                "it has no reportd.json and is not empty (it holds {}): name another folder, or bring reportd.json back",
+                entry.file_name().to_string_lossy()
+            )),
+        }),
+    }
+}
+
+fn link_all(root: &Path, folder: &str, attempt: Uuid, files: &[Spooled]) -> Result<Vec<FileEntry>, ArchiveError> {
+    let path = root.join(folder);
+    make_folders(root, &path)?;
+    let mut entries = Vec::with_capacity(files.len());
+    for file in files {
+        let name = link(&path, file, attempt)
+            .map_err(|source| ArchiveError::Folder { what: "put a file into", path: path.clone(), source })?;
+        entries.push(FileEntry {
+            name,
+            media_type: file.media_type.to_owned(),
+            bytes: file.bytes,
+            sha256: file.sha256.clone(),
+            simulated: file.simulated,
+            derived: file.derived,
+        });
+    }
+    sync_folder(&path).map_err(|source| ArchiveError::Folder { what: "sync", path, source })?;
+    Ok(entries)
+}
+
+/// Makes the folders below `root` down to `path`, and syncs the parent of each new one: a folder whose entry is lost takes
+/// its files along.
+fn make_folders(root: &Path, path: &Path) -> Result<(), ArchiveError> {
+    let fail = |what, at: &Path, source| ArchiveError::Folder { what, path: at.to_owned(), source };
+    let mut new = Vec::new();
+    let mut at = path;
+    while at != root && !at.is_dir() {
+        new.push(at.to_owned());
+        let Some(parent) = at.parent() else { break };
+        at = parent;
+    }
+    std::fs::create_dir_all(path).map_err(|e| fail("make", path, e))?;
+    for folder in new.iter().rev() {
+        if let Some(parent) = folder.parent() {
+            sync_folder(parent).map_err(|e| fail("sync", parent, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// Links one file into `folder`, never over another; returns the name it got.
+fn link(folder: &Path, file: &Spooled, attempt: Uuid) -> std::io::Result<String> {
+    let short = &attempt.simple().to_string()[..8];
+    let (stem, ending) = file.name.rsplit_once('.').unwrap_or((&file.name, "bin"));
+    let mut name = file.name.clone();
+    for n in 0..100 {
+        match put_link(file.path(), &folder.join(&name)) {
+            Ok(()) => return Ok(name),
+            Err(e) if e.kind() == std::io::ErrorKind::AlreadyExists => {
+                name = if n == 0 { format!("{stem}-{short}.{ending}") } else { format!("{stem}-{short}-{n}.{ending}") };
+            }
+            Err(e) => return Err(e),
+        }
+    }
+    Err(std::io::Error::other("a hundred attempts left files of this name"))
+}
+
+/// A hard link where the file system has them, else a copy that refuses to overwrite.
+fn put_link(from: &Path, to: &Path) -> std::io::Result<()> {
+    match std::fs::hard_link(from, to) {
+        Ok(()) => Ok(()),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::AlreadyExists | std::io::ErrorKind::NotFound) => Err(e),
+        Err(_) => {
+            let mut target = std::fs::File::options().write(true).create_new(true).open(to)?;
+            std::io::copy(&mut std::fs::File::open(from)?, &mut target)?;
+            target.sync_all()
+        }
+    }
+}
+
+/// Makes the folder's entries durable.
+pub(crate) fn sync_folder(path: &Path) -> std::io::Result<()> {
+    std::fs::File::open(path)?.sync_all()
+}
