@@ -1,1 +1,4 @@
 //! reportd fetches scheduled reports from BIK, LiveChat and JAICP into an archive people can trust.
+
+pub mod job;
+pub mod request;

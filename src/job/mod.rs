@@ -1,0 +1,3 @@
+//! What a job file says, compiled.
+
+pub mod schedule;

@@ -1,0 +1,3 @@
+//! What one run asks for: pure data.
+
+pub mod window;
