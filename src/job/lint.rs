@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 
 use super::resolve::{self, Mailing};
+use super::schedule::DstKind;
 use super::{Job, Series, connection, series_name};
 use crate::connection::Connection;
 use crate::request::window::{Window, WindowRule};
@@ -44,7 +45,12 @@ pub fn job(job: &Job, now: DateTime<Utc>) -> Vec<Finding> {
             continue;
         }
         for hit in schedule.dst_hits(now) {
-            out.push(warn(at(hit.cron, n), format!("{hit}")));
+            let fate = match hit.kind {
+                DstKind::Gap => "does not exist; it fires at the first instant after",
+                DstKind::Overlap => "happens twice; it fires at the first",
+            };
+            let message = format!("the clock change in {}: on {} {} {fate}", series.zone, hit.date, hit.time.format("%H:%M"));
+            out.push(warn(at(hit.cron, n), message));
         }
         out.extend(windows(job, series, now));
     }

@@ -197,6 +197,17 @@ impl Shape {
     }
 }
 
+/// A vendor's word on a task.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Seen {
+    /// Its own state word.
+    pub status: String,
+    /// Rows written so far.
+    pub written: Option<i64>,
+    /// Rows to write.
+    pub total: Option<i64>,
+}
+
 /// What to do when the outcome of a BIK create is unknown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

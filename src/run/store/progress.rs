@@ -6,6 +6,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::{RunStore, StoreError, doing, fenced};
+use crate::request::Seen;
 use crate::run::state::{Event, State, next, sources};
 use crate::run::{FailureClass, Lease};
 
@@ -31,17 +32,6 @@ impl Outcome {
             Outcome::Waited => "waited",
         }
     }
-}
-
-/// A vendor's word on a task.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Seen {
-    /// Its own state word.
-    pub status: String,
-    /// Rows written so far.
-    pub written: Option<i64>,
-    /// Rows to write.
-    pub total: Option<i64>,
 }
 
 /// How a step ends that leaves the run where it is or queues it again.
