@@ -1,0 +1,155 @@
+//! LiveChat Reports API: the answer is the report. Asking twice costs a billed call and harms nobody.
+//!
+//! Source: the vendor's page "Reports API"; errors, pages and lifecycle headers from REFERENCE 4. Errors are decided by
+//! `error.type` before the HTTP status, which the vendor does not document. `records` is a map, a list or missing: the bytes are
+//! kept as they came, and only looked at to see that they are a report and whether it has rows.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use super::error::{Operation, VendorError, classify};
+use super::http::Answered;
+use super::{Answer, Collected, Context, Progress};
+use crate::artifact::sniff::Expect;
+use crate::artifact::{Label, Spooled};
+use crate::request::{Call, Request, Shape};
+
+/// What an error type means, as the HTTP status that stands for it in the common table (types: the vendor's error list).
+fn status_of(error_type: &str) -> Option<u16> {
+    Some(match error_type {
+        "authentication" => 401,
+        "authorization" => 403,
+        "validation" | "unsupported_version" | "license_expired" | "license_not_found" | "wrong_product_version"
+        | "limit_reached" | "misdirected_request" | "not_found" => 400,
+        "too_many_requests" => 429,
+        "request_timeout" => 504,
+        "service_unavailable" => 502,
+        "internal" => 500,
+        _ => return None,
+    })
+}
+
+/// The report of one page, or the error it is.
+fn report(context: &Context<'_>, answer: &Answered) -> Result<Value, VendorError> {
+    let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    if let Some(error) = body.as_ref().and_then(|b| b.get("error")).filter(|e| e.is_object()) {
+        let kind = error.get("type").and_then(Value::as_str).unwrap_or("");
+        let words = error.get("message").and_then(Value::as_str).unwrap_or("");
+        let hint = match (kind, error.pointer("/data/region").and_then(Value::as_str)) {
+            ("misdirected_request", Some(region)) => format!(" (set region: {region} on this connection)"),
+            ("request_timeout", _) => " (a shorter window helps: run-job --each day)".to_owned(),
+            _ => String::new(),
+        };
+        let message = context.secrets.redact(&format!("{kind}: {words}{hint}"));
+        // A 2xx that carries an error is no success, whatever its type.
+        let status = status_of(kind).unwrap_or(if answer.status < 300 { 400 } else { answer.status });
+        let wait = answer.retry_after(context.now).or((status == 429).then_some(Duration::from_secs(10)));
+        if let Some(error) = classify(Operation::Query, status, wait, message) {
+            return Err(error);
+        }
+    }
+    if let Some(error) = context.http_error(Operation::Query, answer, None) {
+        return Err(error);
+    }
+    match body {
+        Some(body) if body.get("records").is_some() || body.get("summary").is_some() => Ok(body),
+        Some(_) => Err(context.unreadable("the answer has neither records nor summary: no report")),
+        None => Err(context.unreadable(&format!("HTTP {} with a body that is not JSON", answer.status))),
+    }
+}
+
+/// Whether a report has rows: `records` that are there and hold nothing (a day without data may be `{}`) are none.
+fn has_rows(report: &Value) -> bool {
+    let holds = |value: &Value| match value {
+        Value::Object(map) => !map.is_empty(),
+        Value::Array(list) => !list.is_empty(),
+        Value::Null => false,
+        _ => true,
+    };
+    match report.get("records") {
+        Some(Value::Object(days)) => days.values().any(holds),
+        Some(records) => holds(records),
+        None => true,
+    }
+}
+
+/// Lifecycle headers of versions that end: `Legacy: YYYY-MM-DD`, `Deprecation: YYYY-MM-DD`.
+fn lifecycle(context: &Context<'_>, answer: &Answered, notes: &mut Vec<String>) {
+    for name in ["legacy", "deprecation"] {
+        if let Some(value) = answer.headers.get(name).and_then(|v| v.to_str().ok()) {
+            let note = format!("LiveChat marks this API version: {name} {}", context.secrets.redact(value));
+            if !notes.contains(&note) {
+                notes.push(note);
+            }
+        }
+    }
+}
+
+/// Some answers repeat the request; a zone that is not ours means that the days were cut elsewhere.
+fn compare_echo(report: &Value, call: &Call, notes: &mut Vec<String>) {
+    let asked = call.body.as_ref().and_then(|b| b.get("timezone"));
+    if let (Some(echo), Some(asked)) = (report.pointer("/request/timezone"), asked)
+        && echo != asked
+    {
+        notes.push(format!("LiveChat answered for zone {echo}, and {asked} was asked"));
+    }
+}
+
+async fn store(context: &Context<'_>, request: &Request, name: String, answer: &Answered) -> Result<Spooled, VendorError> {
+    let simulated = context.simulated(&request.base_url);
+    let label = Label { name, expect: Expect::Json, derived: false, simulated };
+    Ok(context.spool.bytes(label, answer.body.clone()).await?)
+}
+
+/// Asks for the report, and for its further pages.
+pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, VendorError> {
+    let paged = matches!(request.shape, Shape::LivechatReport { paged: true });
+    let mut notes = Vec::new();
+    let mut files = Vec::new();
+    let (mut page, mut pages, mut rows) = (1_u64, 1_u64, false);
+    let mut call = request.call.clone();
+    while page <= pages {
+        if page > 1 {
+            (context.permit)().await?;
+            if let Some(Value::Object(body)) = &mut call.body {
+                body.insert("page".into(), page.into());
+            }
+        }
+        let answer = context.http.send(&call, context.secrets, Operation::Query, context.timeout()).await?;
+        let report = report(context, &answer)?;
+        lifecycle(context, &answer, &mut notes);
+        if page == 1 {
+            compare_echo(&report, &call, &mut notes);
+        }
+        rows |= has_rows(&report);
+        if paged {
+            pages = report.pointer("/summary/total_pages").and_then(Value::as_u64).unwrap_or(1);
+            if pages > u64::from(context.account.limits.max_pages) {
+                let limit = context.account.limits.max_pages;
+                return Err(VendorError::Protocol(format!("the report has {pages} pages, and max_pages is {limit}")));
+            }
+            (context.watch)(Progress::Pages(page, Some(pages)));
+        }
+        let name = if paged { format!("page-{page:04}.json") } else { "report.json".to_owned() };
+        files.push(store(context, request, name, &answer).await?);
+        page += 1;
+    }
+    Ok(Answer::Collected(Collected { files, empty: !rows, seen: None, notes }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn days_that_hold_nothing_are_no_rows_and_a_report_without_records_has_some() {
+        assert!(!has_rows(&json!({"records": {"2026-03-01": {}, "2026-03-02": {}}, "total": 0})));
+        assert!(!has_rows(&json!({"records": []})));
+        assert!(!has_rows(&json!({"records": {}})));
+        assert!(has_rows(&json!({"records": {"refund": 2}})));
+        assert!(has_rows(&json!({"records": {"2026-03-01": {"total": 0}}})));
+        assert!(has_rows(&json!({"summary": {"unique_visitors": 0}})));
+    }
+}
