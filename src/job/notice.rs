@@ -221,12 +221,6 @@ pub struct BikEventFile {
     pub isMigration: Option<bool>,
 }
 
-impl Serialize for Named<Free> {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_map(self.0.iter().map(|(k, v)| (k, &v.0)))
-    }
-}
-
 /// Checks one list of notices: exactly one kind an entry, placeholders known, variables among `vars` of every connection.
 pub fn check(list: &[NoticeFile], at: &Path, missing_var: &dyn Fn(&str) -> Option<String>, out: &mut Vec<Finding>) {
     for (i, notice) in list.iter().enumerate() {
