@@ -17,7 +17,7 @@ CREATE TABLE connections (
     connection         text NOT NULL,
     vendor             text NOT NULL,
     -- The next instant at which a call may start; moved on by 1/requests_per_second for each call.
-    next_free_at       timestamptz NOT NULL DEFAULT '-infinity',
+    next_free_at       timestamptz NOT NULL DEFAULT 'epoch',
     -- Open = the vendor refused our credentials: runs wait and their deadlines stop.
     breaker_open       boolean NOT NULL DEFAULT false,
     breaker_reason     text,

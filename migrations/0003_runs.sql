@@ -34,6 +34,9 @@ CREATE TABLE runs (
     attempt_id     uuid,
     -- All that is needed to ask the vendor again.
     ticket         jsonb,
+    -- When the ticket came, and when the vendor last answered a poll.
+    ticketed_at    timestamptz,
+    last_poll_at   timestamptz,
     -- Claims since the last finished step; the 20th fails the run.
     claims         integer NOT NULL DEFAULT 0,
     polls          integer NOT NULL DEFAULT 0,

@@ -1,3 +1,7 @@
-//! The `reportd` program.
+//! The `reportd` program: parse the command line, run, turn the outcome into an exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    reportd::cli::main()
+}

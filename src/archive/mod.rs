@@ -167,8 +167,8 @@ impl Archive {
 
     /// Links the files into the revision's folder and syncs it. A name that a crashed attempt left behind is not
     /// overwritten: the file then gets the attempt's own name.
-    pub async fn link(&self, folder: &str, attempt: Uuid, files: Vec<Spooled>) -> Result<Vec<FileEntry>, ArchiveError> {
-        let (root, folder) = (self.root.clone(), folder.to_owned());
+    pub async fn link(&self, folder: &str, attempt: Uuid, files: &Arc<Vec<Spooled>>) -> Result<Vec<FileEntry>, ArchiveError> {
+        let (root, folder, files) = (self.root.clone(), folder.to_owned(), Arc::clone(files));
         let linked = tokio::task::spawn_blocking(move || link_all(&root, &folder, attempt, &files)).await;
         linked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
@@ -209,6 +209,13 @@ impl Archive {
         Ok(Some(Stored { manifest, manifest_path: key.to_owned(), manifest_sha256 }))
     }
 
+    /// The newest revision in a window's folder that has a manifest.
+    pub async fn newest_revision(&self, window_folder: &str) -> Result<Option<i32>, ArchiveError> {
+        let folder = self.root.join(window_folder);
+        let newest = tokio::task::spawn_blocking(move || newest_in(&folder)).await;
+        newest.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
     /// The keys of all manifests, sorted.
     pub async fn manifest_keys(&self) -> Result<Vec<String>, ArchiveError> {
         let root = self.root.clone();
@@ -216,6 +223,19 @@ impl Archive {
         let files = keys.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(files.into_iter().filter(|key| key.ends_with("/manifest.json")).collect())
     }
+}
+
+fn newest_in(folder: &Path) -> Result<Option<i32>, ArchiveError> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+        Err(source) => return Err(ArchiveError::Folder { what: "look into", path: folder.to_owned(), source }),
+    };
+    let revisions = entries.flatten().filter_map(|entry| {
+        let revision = entry.file_name().to_str()?.strip_prefix('r')?.parse::<i32>().ok()?;
+        entry.path().join(MANIFEST).is_file().then_some(revision)
+    });
+    Ok(revisions.max())
 }
 
 async fn get(store: &LocalFileSystem, key: &str) -> Result<Option<bytes::Bytes>, ArchiveError> {

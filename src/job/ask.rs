@@ -382,7 +382,7 @@ pub fn compile_jaicp(file: &JaicpFile, at: &Path, out: &mut Vec<Finding>) -> Opt
                 block.required(None::<()>, "settings", " with fileType: CSV or XLSX");
             }
             if kind != ReportKind::Calls && file.botIds.is_some() {
-                block.out.push(Finding::error(at.key("botIds"), "'botIds' goes with report: calls only".into()).at_key());
+                block.out.push(Finding::error(at.key("botIds"), "'botIds' goes with report: calls only").at_key());
             }
             if !kind.takes_filters() && file.filters.is_some() {
                 let message = format!("report {word} takes no filters: the window is all it is asked with");

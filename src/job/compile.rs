@@ -16,7 +16,7 @@ use super::template::{Template, Tree};
 use super::{Defaults, Job, Retain, Series, Waiver, connection, is_name, series_name};
 use crate::connection::Connection;
 use crate::request::Vendor;
-use crate::request::window::{Window, WindowRule};
+use crate::request::window::WindowRule;
 use crate::yaml::{DurationText, Finding, Path, did_you_mean, parse_duration};
 
 /// Parses an IANA zone name; the error has a guess.

@@ -237,13 +237,13 @@ pub fn check(list: &[NoticeFile], at: &Path, missing_var: &dyn Fn(&str) -> Optio
             out.push(Finding::error(at.clone(), format!("a notice needs exactly one of {words}")));
         }
         if notice.email.as_ref().is_some_and(|mail| mail.to.as_ref().is_none_or(|to| to.0.is_empty())) {
-            out.push(Finding::error(at.key("email"), "email needs at least one address in 'to'".into()));
+            out.push(Finding::error(at.key("email"), "email needs at least one address in 'to'"));
         }
         if let Some(event) = &notice.bik_event
             && event.email.is_none()
             && event.phoneNumber.is_none()
         {
-            out.push(Finding::error(at.key("bik_event"), "bik_event needs email or phoneNumber".into()));
+            out.push(Finding::error(at.key("bik_event"), "bik_event needs email or phoneNumber"));
         }
         let Ok(value) = serde_json::to_value(notice) else { continue };
         check_templates(&value, &at, missing_var, out);

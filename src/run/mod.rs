@@ -141,6 +141,10 @@ pub struct Run {
     pub attempt_id: Option<Uuid>,
     /// What the vendor gave us to ask again with.
     pub ticket: Option<Value>,
+    /// When the ticket came.
+    pub ticketed_at: Option<DateTime<Utc>>,
+    /// When the vendor last answered a poll.
+    pub last_poll_at: Option<DateTime<Utc>>,
     /// Claims since the last finished step.
     pub claims: i32,
     /// Polls made.

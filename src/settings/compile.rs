@@ -102,7 +102,7 @@ impl Compiler {
         let at = Path::root().key("database");
         match text {
             None if self.base.environment.get("DATABASE_URL").is_some() => Database::Env("DATABASE_URL".into()),
-            None => Database::Embedded(self.embedded_folder()),
+            None => Database::Embedded(embedded_folder(&self.base.root, self.base.as_root, ".reportd/pg")),
             Some(text) => match text.strip_prefix("env:") {
                 Some("") => {
                     self.error(at, "env: needs the name of an environment variable, such as env:DATABASE_URL");
@@ -126,21 +126,6 @@ impl Compiler {
                 }
             },
         }
-    }
-
-    /// `.reportd/pg` beside the config file; as root a folder below /var/lib whose name no other config folder has.
-    fn embedded_folder(&self) -> PathBuf {
-        if !self.base.as_root {
-            return self.base.root.join(".reportd").join("pg");
-        }
-        let stem: String = self
-            .base
-            .root
-            .file_name()
-            .map(|n| n.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect())
-            .unwrap_or_default();
-        let hash = hex::encode(&Sha256::digest(self.base.root.as_os_str().as_encoded_bytes())[..4]);
-        FilePath::new("/var/lib/reportd").join(format!("{stem}-{hash}"))
     }
 
     fn defaults(&mut self, file: Option<&DefaultsFile>, config: &ConfigFile) -> Defaults {
@@ -352,7 +337,7 @@ impl Compiler {
                 secret: self.required_secret(secret.as_deref(), at, "secret"),
             },
             (_, _, Some(token)) => {
-                self.out.push(Finding::error(at.key("token"), "bik takes key and secret, or token, not both".into()).at_key().secret());
+                self.out.push(Finding::error(at.key("token"), "bik takes key and secret, or token, not both").at_key().secret());
                 BikCredentials::Token(self.required_secret(Some(token), at, "token"))
             }
         };
@@ -482,4 +467,18 @@ pub fn is_loopback(url: &Url) -> bool {
         Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
         None => false,
     }
+}
+
+/// Where an embedded cluster of the config folder `root` lies: `within` it; as root a folder below /var/lib whose name no
+/// other config folder has, because PostgreSQL's own user must be able to reach it.
+pub fn embedded_folder(root: &FilePath, as_root: bool, within: &str) -> PathBuf {
+    if !as_root {
+        return root.join(within);
+    }
+    let stem: String = root
+        .file_name()
+        .map(|n| n.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect())
+        .unwrap_or_default();
+    let hash = hex::encode(&Sha256::digest(root.as_os_str().as_encoded_bytes())[..4]);
+    FilePath::new("/var/lib/reportd").join(format!("{stem}-{hash}"))
 }

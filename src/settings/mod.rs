@@ -33,6 +33,14 @@ impl Environment {
         Environment(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
     }
 
+    /// The same environment with these variables set.
+    #[must_use]
+    pub fn with(&self, pairs: &[(&str, &str)]) -> Environment {
+        let mut copy = self.clone();
+        copy.0.extend(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
+        copy
+    }
+
     /// The value of a variable that is set and not empty.
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|v| !v.is_empty()).cloned()

@@ -198,20 +198,20 @@ impl RowFile {
 }
 
 /// One conversation over pages: counts calls, asks for permits, keeps every page as received.
-struct Pages<'a> {
-    context: &'a Context<'a>,
-    request: &'a Request,
+struct Pages<'p, 'c> {
+    context: &'p Context<'c>,
+    request: &'p Request,
     files: Vec<Spooled>,
     calls: u64,
 }
 
-impl Pages<'_> {
+impl Pages<'_, '_> {
     /// Fetches one page of `rows_key` and keeps it as `name`. Returns its rows and the vendor's total, where it says one.
     async fn fetch(&mut self, call: &Call, rows_key: &str, name: String) -> Result<(Vec<Value>, Option<u64>), VendorError> {
         let context = self.context;
         // The first call has its permit already: it came with the intent.
         if self.calls > 0 {
-            (context.permit)().await?;
+            context.permits.next().await?;
         }
         if self.files.len() as u64 >= u64::from(context.account.limits.max_pages) {
             let limit = context.account.limits.max_pages;

@@ -111,7 +111,7 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
     let mut call = request.call.clone();
     while page <= pages {
         if page > 1 {
-            (context.permit)().await?;
+            context.permits.next().await?;
             if let Some(Value::Object(body)) = &mut call.body {
                 body.insert("page".into(), page.into());
             }

@@ -76,8 +76,11 @@ pub enum Progress {
     Pages(u64, Option<u64>),
 }
 
-/// Asks for a permit before each further call of a paged answer: the account's rate holds over all processes.
-pub type Permit<'a> = &'a (dyn Fn() -> BoxFuture<'a, Result<(), VendorError>> + Send + Sync);
+/// Gives a permit before each further call of a paged answer: the account's rate holds over all processes.
+pub trait Permits: Send + Sync {
+    /// Waits until one more call may start.
+    fn next(&self) -> BoxFuture<'_, Result<(), VendorError>>;
+}
 
 /// Hears how far a step has come.
 pub type Watch<'a> = &'a (dyn Fn(Progress) + Send + Sync);
@@ -96,7 +99,7 @@ pub struct Context<'a> {
     /// Where files go.
     pub spool: &'a Spool,
     /// Permits for further calls.
-    pub permit: Permit<'a>,
+    pub permits: &'a dyn Permits,
     /// Who watches.
     pub watch: Watch<'a>,
     /// The present instant, for `Retry-After` dates.

@@ -19,6 +19,8 @@ pub struct Claimed {
     pub lease: Lease,
     /// The previous worker did not release it: it may have died anywhere in its step.
     pub taken_over: bool,
+    /// The database's clock at the claim.
+    pub at: DateTime<Utc>,
 }
 
 /// Which connection a worker stands for; a run made with another base URL or account is not its to touch.
@@ -104,7 +106,7 @@ impl RunStore {
              UPDATE runs
              SET lease_token = $4, lease_until = reportd_now() + make_interval(secs => $5), claims = claims + 1
              FROM due WHERE runs.id = due.id
-             RETURNING runs.*, due.taken_over",
+             RETURNING runs.*, due.taken_over, reportd_now() AS claimed_at",
         )
         .bind(run)
         .bind(identity.base_url)
@@ -117,7 +119,8 @@ impl RunStore {
         let Some(row) = row else { return Ok(None) };
         let taken_over = row.try_get("taken_over").map_err(doing("read a claimed run"))?;
         let run = Run::from_row(&row).map_err(doing("read a claimed run"))?;
-        Ok(Some(Claimed { lease: Lease { run: run.id, token }, run, taken_over }))
+        let at = row.try_get("claimed_at").map_err(doing("read a claimed run"))?;
+        Ok(Some(Claimed { lease: Lease { run: run.id, token }, run, taken_over, at }))
     }
 
     /// Renews these claims; those that are not in the answer are lost.

@@ -71,6 +71,11 @@ impl RunStore {
         RunStore { pool, who }
     }
 
+    /// Who signs what is written through this store.
+    pub fn signed(&self) -> &str {
+        &self.who.0
+    }
+
     /// The database's present instant: the only one to compare with times in rows.
     pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
         sqlx::query_scalar("SELECT reportd_now()").fetch_one(&self.pool).await.map_err(doing("read the database's clock"))
@@ -86,6 +91,52 @@ impl RunStore {
             .execute(&self.pool)
             .await
             .map_err(doing("write an event of a run"))?;
+        Ok(())
+    }
+}
+
+/// What the database knows of itself.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub struct Instance {
+    /// This database.
+    pub database_id: uuid::Uuid,
+    /// The archive it belongs to, once it has written to one.
+    pub archive_id: Option<uuid::Uuid>,
+    /// Salt of fingerprints.
+    pub salt: Vec<u8>,
+}
+
+impl RunStore {
+    /// What the database knows of itself.
+    pub async fn instance(&self) -> Result<Instance, StoreError> {
+        sqlx::query_as("SELECT database_id, archive_id, salt FROM instance")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(doing("read what the database knows of itself"))
+    }
+
+    /// Bonds the database to an archive: only the first time, or again with `over` (after a rebuild).
+    pub async fn bond(&self, archive: uuid::Uuid, over: bool) -> Result<(), StoreError> {
+        sqlx::query("UPDATE instance SET archive_id = $1 WHERE archive_id IS NULL OR $2")
+            .bind(archive)
+            .bind(over)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("bond the database to the archive"))?;
+        Ok(())
+    }
+}
+
+impl RunStore {
+    /// Empties a rehearsal's database: the demo starts clean each time. Nothing else calls this.
+    pub async fn forget_everything(&self) -> Result<(), StoreError> {
+        sqlx::raw_sql(
+            "TRUNCATE artifacts, revisions, run_events, remote_tasks, runs, series, connections RESTART IDENTITY;
+             UPDATE instance SET archive_id = NULL",
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(doing("empty the demo's database"))?;
         Ok(())
     }
 }

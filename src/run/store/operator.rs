@@ -1,7 +1,6 @@
 //! An operator's word: retry, cancel, resolve. Every one records who said it.
 
 use serde_json::Value;
-use uuid::Uuid;
 
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
@@ -50,7 +49,8 @@ impl RunStore {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'waiting', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
-                     errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL
+                     errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
+                     last_poll_at = NULL
                  WHERE id = $1 AND state = ANY ($2) AND ticket IS NOT NULL RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3, 'goes on with its ticket' FROM moved",
@@ -108,8 +108,8 @@ impl RunStore {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'waiting', ticket = $3, failure_class = NULL, failure = NULL, claims = 0, errors = 0,
-                     errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(),
-                     revision = COALESCE(revision, next_revision(series_id, window_label))
+                     errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), ticketed_at = reportd_now(),
+                     last_poll_at = NULL, revision = COALESCE(revision, next_revision(series_id, window_label))
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'resolved', $4, $5 FROM moved",

@@ -85,6 +85,7 @@ impl RunStore {
                  UPDATE runs SET state = 'waiting', ticket = $2, next_step_at = reportd_now() + make_interval(secs => $3),
                      lease_token = NULL, lease_until = NULL, claims = 0, polls = 0, polled_s = 0, errors = 0,
                      errors_since = NULL, note = $6, failure_class = NULL, failure = NULL,
+                     ticketed_at = reportd_now(), last_poll_at = NULL,
                      revision = COALESCE(revision, next_revision(series_id, window_label))
                  WHERE attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
                  RETURNING id
@@ -161,7 +162,7 @@ impl RunStore {
             "WITH moved AS (
                  UPDATE runs SET next_step_at = reportd_now() + make_interval(secs => $3), note = $4, claims = 0,
                      lease_token = NULL, lease_until = NULL, polls = polls + 1, polled_s = polled_s + $5,
-                     errors = 0, errors_since = NULL
+                     last_poll_at = reportd_now(), errors = 0, errors_since = NULL
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($6)
                  RETURNING attempt_id
              ), task AS (

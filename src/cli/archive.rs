@@ -1,0 +1,73 @@
+//! `reportd archive`.
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::text::size;
+use super::{Cx, Exit, Failure, note, say, say_json};
+use crate::archive::Archive;
+use crate::worker::rebuild::{RebuildError, rebuild};
+
+#[derive(Debug, Args)]
+pub(super) struct ArchiveCommand {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Check every byte against its manifest; needs no database
+    Verify,
+    /// Read every manifest into the database; fetches nothing and changes nothing in the archive
+    Rebuild,
+}
+
+#[derive(Debug, Serialize)]
+struct Rebuilt {
+    adopted: usize,
+    known: usize,
+    unusable: Vec<(String, String)>,
+}
+
+impl ArchiveCommand {
+    pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
+        let settings = cx.settings()?;
+        match self.verb {
+            Verb::Verify => verify(cx, &Archive::open(&settings.archive, false).await?).await,
+            Verb::Rebuild => {
+                // Before the database: a folder that is no archive must not be made one here.
+                Archive::open(&settings.archive, false).await?;
+                let app = cx.app(&settings).await?;
+                let result = rebuild(&app.worker.archive, &app.worker.store).await;
+                app.close().await;
+                let rebuilt = result.map_err(|error: RebuildError| Failure::Failed(error.into()))?;
+                if cx.json() {
+                    say_json(&Rebuilt { adopted: rebuilt.adopted, known: rebuilt.known, unusable: rebuilt.unusable.clone() });
+                } else {
+                    say(&format!("{} revisions adopted, {} known already", rebuilt.adopted, rebuilt.known));
+                }
+                for (key, why) in &rebuilt.unusable {
+                    note(&format!("reportd: {key}: {why}"));
+                }
+                Ok(if rebuilt.unusable.is_empty() { Exit::Done } else { Exit::Failed })
+            }
+        }
+    }
+}
+
+async fn verify(cx: &Cx, archive: &Archive) -> Result<Exit, Failure> {
+    let report = archive.verify().await?;
+    let damaged = report.faults.iter().filter(|f| f.is_damage()).count();
+    for fault in &report.faults {
+        if cx.json() { say_json(fault) } else { say(&format!("{:<12} {}: {}", fault.kind, fault.path, fault.message)) }
+    }
+    let summary = format!(
+        "{} revisions, {} files, {}: {damaged} faults, {} orphans",
+        report.revisions,
+        report.files,
+        size(report.bytes),
+        report.faults.len() - damaged
+    );
+    if cx.json() { note(&summary) } else { say(&summary) }
+    Ok(if damaged > 0 { Exit::Failed } else { Exit::Done })
+}

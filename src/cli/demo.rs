@@ -1,0 +1,178 @@
+//! `reportd demo`: a newcomer's first run.
+//!
+//! Apart from everything else: its database and archive are in `.reportd/demo`, its vendors on loopback, and it starts clean
+//! each time. It ignores DATABASE_URL and every credential.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use comfy_table::Table;
+use comfy_table::presets::NOTHING;
+use futures_util::StreamExt;
+
+use super::progress::Board;
+use super::run_job::{Outcome, run_one, stop_on_signal, worst};
+use super::text::size;
+use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
+use crate::app::{App, Files};
+use crate::job::resolve::Mailing;
+use crate::plan::{Planned, planned};
+use crate::rehearsal::Rehearsal;
+use crate::request::window::WindowRule;
+use crate::run::Trigger;
+use crate::settings::Settings;
+
+#[derive(Debug, Args)]
+pub(super) struct Demo {}
+
+/// Runs at once: enough to see several go on, few enough to read.
+const AT_ONCE: usize = 4;
+
+/// A second shop beside `default`, so that a job for all connections shows what a series is.
+const SECOND_SHOP: &str = "second-shop";
+
+impl Demo {
+    #[expect(clippy::unused_self, reason = "every command is called the same way")]
+    pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
+        let place = cx.place();
+        let loaded = crate::settings::load(&place.config, place.config_named, cx.environment.clone(), crate::app::as_root());
+        if loaded.broken() {
+            return Err(Failure::Problems(loaded.problems));
+        }
+        let mut settings = loaded.settings;
+        add_second_shop(&mut settings);
+        let folder = settings.root.join(".reportd").join("demo");
+        std::fs::create_dir_all(&folder)?;
+        let _only = only_one(&folder)?;
+        match std::fs::remove_dir_all(folder.join("archive")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
+            _ => {}
+        }
+        let rehearsal = Rehearsal::start(&settings, "demo", cx.clock.clone()).await?;
+        let result = demo(cx, &rehearsal, &place.jobs).await;
+        rehearsal.stop().await;
+        result
+    }
+}
+
+/// Without a config file there is one connection, `default`; the demo adds another one like it.
+fn add_second_shop(settings: &mut Settings) {
+    if let [only] = settings.connections.as_slice()
+        && only.name == "default"
+    {
+        let mut second = only.clone();
+        second.name = SECOND_SHOP.to_owned();
+        settings.connections.push(second);
+    }
+}
+
+/// Two demos at once would wipe each other's archive.
+fn only_one(folder: &std::path::Path) -> Result<std::fs::File, Failure> {
+    let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(_) => Err(Failure::Usage("another demo is running in this folder".into())),
+    }
+}
+
+async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<Exit, Failure> {
+    let files = Files::with(rehearsal.settings.clone(), Vec::new(), jobs, &cx.clock);
+    refuse_errors(&files, None)?;
+    let series = files.series(None).map_err(Failure::Usage)?;
+    if series.is_empty() {
+        return Err(Failure::Usage(format!("there are no job files in {}", jobs.display())));
+    }
+    note(&format!("The vendors of this demo are simulated, on http://{}: nothing leaves this machine.", rehearsal.sandbox.addr()));
+    let app = cx.app(&rehearsal.settings).await?;
+    let result = async {
+        app.worker.store.forget_everything().await?;
+        app.worker.check_bond().await?;
+        let now = super::text::instant(None, chrono_tz::UTC, &cx.clock).map_err(Failure::Usage)?;
+        let fires: Vec<Planned> = series
+            .iter()
+            .map(|(job, series, connection)| {
+                // A job by hand has no window of its own; yesterday is as good as any.
+                let covering = job.window.is_none().then_some(crate::plan::Covering::Rule(WindowRule::Yesterday));
+                planned(job, series, connection, now, covering, Mailing::Job)
+            })
+            .collect();
+        let outcomes = run_all(&app, &fires).await?;
+        show(cx, &app, rehearsal, &outcomes);
+        Ok(worst(&outcomes.iter().map(|o| o.exit).collect::<Vec<_>>()))
+    }
+    .await;
+    app.close().await;
+    result
+}
+
+async fn run_all(app: &App, fires: &[Planned]) -> Result<Vec<Outcome>, Failure> {
+    let stop = stop_on_signal();
+    let board = Board::new();
+    let mut results = futures_util::stream::iter(fires)
+        .map(|fire| run_one(app, fire, Trigger::Manual, false, None, &stop, &board))
+        .buffered(AT_ONCE);
+    let mut outcomes = Vec::new();
+    while let Some(result) = results.next().await {
+        outcomes.push(result?);
+    }
+    board.end();
+    Ok(outcomes)
+}
+
+fn show(cx: &Cx, app: &App, rehearsal: &Rehearsal, outcomes: &[Outcome]) {
+    if cx.json() {
+        outcomes.iter().for_each(|outcome| say_json(&outcome.view));
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(NOTHING).set_header(["SERIES", "VENDOR", "WINDOW", "TICKET", "STATE", "FILES", "SIZE"]);
+    for Outcome { view, .. } in outcomes {
+        let bytes: i64 = view.artifacts.iter().map(|a| a.bytes).sum();
+        table.add_row([
+            format!("{}@{}", view.job, view.connection),
+            view.vendor.clone(),
+            view.window.label.clone(),
+            view.ticket.clone().unwrap_or_else(|| "-".into()),
+            view.state.clone(),
+            view.artifacts.len().to_string(),
+            size(u64::try_from(bytes).unwrap_or(0)),
+        ]);
+    }
+    say("");
+    say(&table.trim_fmt());
+    say("");
+    say(&format!("{}/", app.worker.archive.root().display()));
+    say(&tree(outcomes));
+    for Outcome { view, .. } in outcomes {
+        if let Some(failure) = &view.failure {
+            say(&format!("{}@{}: {}: {}", view.job, view.connection, failure.class, failure.message));
+        }
+    }
+    let mails = rehearsal.sandbox.mails().len();
+    say(&format!("\nThe vendors were simulated: the numbers in these files are made up, and their manifests say so (\"simulated\": true). The simulated BIK \"sent\" {mails} mails."));
+    say("To check every byte again: reportd archive verify, with `archive: .reportd/demo/archive` in the config.");
+    say("To fetch real reports, set the credentials you have, and run one job:");
+    say("  BIK        export BIK_API_KEY=… BIK_API_SECRET=…      (or BIK_AUTH_TOKEN)");
+    say("  LiveChat   export LIVECHAT_TOKEN=account_id:token     (LIVECHAT_AUTH=bearer for OAuth)");
+    say("  JAICP      export JAICP_TOKEN=…");
+    say("  reportd plan, then reportd run-job JOB");
+}
+
+/// The archive's files as a tree.
+fn tree(outcomes: &[Outcome]) -> String {
+    let mut folders: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for path in outcomes.iter().flat_map(|o| &o.view.artifacts).map(|a| a.path.as_str()) {
+        let (folder, file) = path.rsplit_once('/').unwrap_or(("", path));
+        folders.entry(folder).or_default().push(file);
+    }
+    let mut lines = Vec::new();
+    for (folder, files) in folders {
+        let shown = if files.len() > 4 {
+            format!("{}  … {} files", files[0], files.len())
+        } else {
+            files.join("  ")
+        };
+        lines.push(format!("  {folder}/  {shown}  manifest.json"));
+    }
+    lines.join("\n")
+}

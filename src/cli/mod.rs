@@ -1,0 +1,353 @@
+//! The command line: one short file a command, printing only; what the commands do lives below.
+//!
+//! Results go to stdout, logs and progress to stderr. With `--format json` stdout holds one JSON object a line and nothing
+//! else. Exit codes are a contract (DESIGN 3): see [`Exit`].
+
+mod archive;
+mod connections;
+mod demo;
+mod migrate;
+mod operator;
+mod plan;
+mod progress;
+mod run_job;
+mod runs;
+mod sandbox;
+mod schema;
+mod text;
+mod validate;
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+
+use crate::app::{App, Files, Place, Selection, StartError};
+use crate::clock::Clock;
+use crate::db::Migration;
+use crate::run::store::StoreError;
+use crate::settings::Environment;
+use crate::telemetry::{self, Chain, LogFormat};
+use crate::worker::open::OpenError;
+use crate::yaml::Problem;
+
+/// Fetches scheduled reports from BIK, LiveChat and JAICP into an archive people can trust.
+#[derive(Debug, Parser)]
+#[command(name = "reportd", version, about, disable_help_subcommand = true, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    common: Common,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Debug, Args)]
+struct Common {
+    /// Config file [default: ./reportd.yaml, which need not exist]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Folder of job files (*.yaml, *.yml; no sub-folders)
+    #[arg(long, global = true, value_name = "DIR", default_value = "./jobs", hide_default_value = false)]
+    jobs: PathBuf,
+    /// Form of what is printed to stdout
+    #[arg(long, global = true, value_enum, default_value_t)]
+    format: Format,
+    /// Form of the log on stderr
+    #[arg(long, global = true, value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// Form of what is printed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// For people.
+    #[default]
+    Text,
+    /// One object a line.
+    Json,
+    /// Annotations of a GitHub workflow (validate only).
+    Github,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// First run: every job of jobs/ once, against simulated vendors and a database of its own
+    Demo(demo::Demo),
+    /// All problems of config and job files
+    Validate(validate::Validate),
+    /// Next fires with their windows, and the exact requests
+    Plan(plan::Plan),
+    /// One run now (of each connection, of each part of the window), with progress
+    RunJob(run_job::RunJob),
+    /// The newest runs
+    Runs(runs::Runs),
+    /// One run with its history
+    Show(runs::Show),
+    /// Start a failed or cancelled run again
+    Retry(operator::Retry),
+    /// Stop a run; what was made at the vendor stays there
+    Cancel(operator::Cancel),
+    /// Say what became of a held run
+    Resolve(operator::Resolve),
+    /// Check the archive, or rebuild the database's knowledge of it
+    Archive(archive::ArchiveCommand),
+    /// Accounts and their breakers
+    Connections(connections::Connections),
+    /// Bring the database's schema to this version
+    Migrate(migrate::Migrate),
+    /// The three vendors on loopback, strict as their docs
+    Sandbox(sandbox::SandboxCommand),
+    /// JSON Schema of job files or of reportd.yaml
+    Schema(schema::SchemaCommand),
+    /// Completions for a shell
+    Completions(schema::Completions),
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Exit {
+    /// Done, also when the report was empty.
+    Done,
+    /// The run failed or was cancelled, or a check found something.
+    Failed,
+    /// Usage, config or job file.
+    Usage,
+    /// Held for an operator.
+    Held,
+    /// Still in flight when the wait ended.
+    InFlight,
+    /// Interrupted; the run stays.
+    Interrupted,
+}
+
+impl Exit {
+    fn code(self) -> u8 {
+        match self {
+            Exit::Done => 0,
+            Exit::Failed => 1,
+            Exit::Usage => 2,
+            Exit::Held => 3,
+            Exit::InFlight => 4,
+            Exit::Interrupted => 130,
+        }
+    }
+}
+
+/// Why a command could not do what it was asked.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// What was asked makes no sense, or the config does not.
+    Usage(String),
+    /// Problems of files.
+    Problems(Vec<Problem>),
+    /// Something failed.
+    Failed(anyhow::Error),
+}
+
+impl From<StartError> for Failure {
+    fn from(error: StartError) -> Failure {
+        use crate::db::DbError;
+        match &error {
+            StartError::Db(DbError::Unset(_) | DbError::Url | DbError::Behind { .. } | DbError::Ahead { .. }) => {
+                Failure::Usage(Chain(&error).to_string())
+            }
+            _ => Failure::Failed(error.into()),
+        }
+    }
+}
+
+impl From<StoreError> for Failure {
+    fn from(error: StoreError) -> Failure {
+        match error {
+            // What was asked cannot be done with the run as it stands.
+            StoreError::Refused(message) => Failure::Usage(message),
+            other => Failure::Failed(other.into()),
+        }
+    }
+}
+
+impl From<OpenError> for Failure {
+    fn from(error: OpenError) -> Failure {
+        match error {
+            OpenError::Store(error) => error.into(),
+            OpenError::Archive(error) => Failure::Failed(error.into()),
+            other => Failure::Usage(Chain(&other).to_string()),
+        }
+    }
+}
+
+impl From<crate::operator::OperatorError> for Failure {
+    fn from(error: crate::operator::OperatorError) -> Failure {
+        match error {
+            crate::operator::OperatorError::Open(error) => error.into(),
+            other => Failure::Usage(Chain(&other).to_string()),
+        }
+    }
+}
+
+impl From<crate::archive::ArchiveError> for Failure {
+    fn from(error: crate::archive::ArchiveError) -> Failure {
+        Failure::Failed(error.into())
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Failure {
+        Failure::Failed(error.into())
+    }
+}
+
+/// What every command is given.
+pub(crate) struct Cx {
+    common: Common,
+    pub(crate) environment: Environment,
+    pub(crate) clock: Clock,
+}
+
+impl Cx {
+    pub(crate) fn json(&self) -> bool {
+        self.common.format == Format::Json
+    }
+
+    pub(crate) fn format(&self) -> Format {
+        self.common.format
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        Place {
+            config: self.common.config.clone().unwrap_or_else(|| PathBuf::from("./reportd.yaml")),
+            config_named: self.common.config.is_some(),
+            jobs: self.common.jobs.clone(),
+        }
+    }
+
+    pub(crate) fn files(&self) -> Files {
+        Files::load(&self.place(), self.environment.clone(), &self.clock)
+    }
+
+    /// The files, refused when the config has errors or the files that are asked for do.
+    pub(crate) fn good_files(&self, selection: Option<&Selection>) -> Result<Files, Failure> {
+        let files = self.files();
+        refuse_errors(&files, selection)?;
+        Ok(files)
+    }
+
+    /// Opens database and archive as an operator of this machine, and says where an embedded database is.
+    pub(crate) async fn app(&self, settings: &crate::settings::Settings) -> Result<App, Failure> {
+        let who = crate::app::who(&self.environment, true);
+        let app = App::open(settings, self.clock.clone(), who, Migration::EmbeddedOnly).await?;
+        if let Some(notice) = &app.db.notice {
+            note(&format!("reportd: {notice}"));
+        }
+        Ok(app)
+    }
+
+    /// The settings alone, for commands that need no job.
+    pub(crate) fn settings(&self) -> Result<crate::settings::Settings, Failure> {
+        let place = self.place();
+        let loaded = crate::settings::load(&place.config, place.config_named, self.environment.clone(), crate::app::as_root());
+        if loaded.broken() {
+            return Err(Failure::Problems(loaded.problems));
+        }
+        Ok(loaded.settings)
+    }
+}
+
+/// Refuses to go on with broken files: the config's, and those of the job that is asked for, or of all.
+pub(crate) fn refuse_errors(files: &Files, selection: Option<&Selection>) -> Result<(), Failure> {
+    let errors = files.errors_of(selection.map(|s| s.job.as_str()));
+    if errors.is_empty() { Ok(()) } else { Err(Failure::Problems(errors)) }
+}
+
+/// Writes a line to stdout. A reader that has gone (`| head`) ends the process quietly.
+pub(crate) fn say(line: &str) {
+    let mut out = std::io::stdout().lock();
+    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        std::process::exit(0);
+    }
+}
+
+/// Writes a line to stderr.
+pub(crate) fn note(line: &str) {
+    // Nowhere is left to complain when stderr is gone.
+    drop(writeln!(std::io::stderr().lock(), "{line}"));
+}
+
+/// One JSON object on one line.
+pub(crate) fn say_json(value: &impl serde::Serialize) {
+    match serde_json::to_string(value) {
+        Ok(text) => say(&text),
+        Err(error) => note(&format!("reportd: a result cannot be written as JSON: {error}")),
+    }
+}
+
+/// Runs the program.
+pub fn main() -> ExitCode {
+    let environment = Environment::capture();
+    if let Some(point) = environment.get("REPORTD_CRASH_AT") {
+        crate::crash::arm(&point);
+    }
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let help = !error.use_stderr();
+            drop(error.print());
+            return ExitCode::from(if help { 0 } else { Exit::Usage.code() });
+        }
+    };
+    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "warn,reportd=warn");
+    // Fails only when a provider was installed before, which is as good.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            note(&format!("reportd: the async runtime did not start: {error}"));
+            return ExitCode::from(Exit::Failed.code());
+        }
+    };
+    let cx = Cx { common: cli.common, environment, clock: Clock::System };
+    let exit = match runtime.block_on(dispatch(&cx, cli.command)) {
+        Ok(exit) => exit,
+        Err(Failure::Usage(message)) => {
+            note(&format!("reportd: {message}"));
+            Exit::Usage
+        }
+        Err(Failure::Problems(problems)) => {
+            for problem in &problems {
+                note(problem.text().trim_end());
+            }
+            Exit::Usage
+        }
+        Err(Failure::Failed(error)) => {
+            note(&format!("reportd: {}", Chain(error.as_ref())));
+            Exit::Failed
+        }
+    };
+    // A thread that waits for a child or a file must not keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    ExitCode::from(exit.code())
+}
+
+async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
+    if cx.format() == Format::Github && !matches!(command, Command::Validate(_)) {
+        return Err(Failure::Usage("--format github is for validate only".into()));
+    }
+    match command {
+        Command::Demo(args) => args.run(cx).await,
+        Command::Validate(args) => Ok(args.run(cx)),
+        Command::Plan(args) => args.run(cx),
+        Command::RunJob(args) => args.run(cx).await,
+        Command::Runs(args) => args.run(cx).await,
+        Command::Show(args) => args.run(cx).await,
+        Command::Retry(args) => args.run(cx).await,
+        Command::Cancel(args) => args.run(cx).await,
+        Command::Resolve(args) => args.run(cx).await,
+        Command::Archive(args) => args.run(cx).await,
+        Command::Connections(args) => args.run(cx).await,
+        Command::Migrate(args) => args.run(cx).await,
+        Command::Sandbox(args) => args.run(cx).await,
+        Command::Schema(args) => Ok(args.run()),
+        Command::Completions(args) => Ok(args.run(&mut Cli::command())),
+    }
+}

@@ -1,0 +1,53 @@
+//! `reportd sandbox`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Cx, Exit, Failure, say};
+use crate::sandbox::{Fault, Options, Sandbox, credentials};
+
+#[derive(Debug, Args)]
+pub(super) struct SandboxCommand {
+    /// Loopback address
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:8090")]
+    listen: SocketAddr,
+    /// Misbehave, N times or always: bik.generateReport=lost:1, jaicp.task=503+2, … (an unknown word lists them all)
+    #[arg(long = "fault", value_name = "VENDOR.OPERATION=FAULT[:N]")]
+    faults: Vec<Fault>,
+}
+
+impl SandboxCommand {
+    pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
+        let clock = cx.clock.clone();
+        let options = Options {
+            listen: self.listen,
+            faults: self.faults.clone(),
+            pace: Duration::from_secs(2),
+            clock: Arc::new(move || clock.now()),
+        };
+        let sandbox = Sandbox::start(options)
+            .await
+            .map_err(|e| Failure::Usage(format!("the sandbox cannot listen on {}: {e}", self.listen)))?;
+        say(&format!("three simulated vendors on http://{}; Ctrl-C stops them. In reportd.yaml:", sandbox.addr()));
+        say(&format!(
+            "connections:\n  sandbox:\n    zone: UTC\n    bik:      {{ base_url: \"{}\", key: env:BIK_KEY, secret: env:BIK_SECRET }}\n    livechat: {{ base_url: \"{}\", token: env:LIVECHAT }}\n    jaicp:    {{ base_url: \"{}\", token: env:JAICP }}",
+            sandbox.bik_base_url(),
+            sandbox.livechat_base_url(),
+            sandbox.jaicp_base_url()
+        ));
+        say(&format!(
+            "with BIK_KEY={} BIK_SECRET={} LIVECHAT={}:{} JAICP={}",
+            credentials::BIK_KEY,
+            credentials::BIK_SECRET,
+            credentials::LIVECHAT_ACCOUNT,
+            credentials::LIVECHAT_TOKEN,
+            credentials::JAICP_TOKEN
+        ));
+        super::run_job::stop_on_signal().cancelled().await;
+        sandbox.stop().await;
+        Ok(Exit::Done)
+    }
+}

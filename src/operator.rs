@@ -1,0 +1,132 @@
+//! What an operator's word needs besides its SQL: resolving a request anew, the vendor's form of a ticket, a file to archive.
+
+use std::path::Path;
+
+use bytes::Bytes;
+use thiserror::Error;
+
+use crate::artifact::sniff::Expect;
+use crate::artifact::{Finish, Label, SpoolError, Spooled};
+use crate::connection::Connection;
+use crate::job::resolve::{self, Mailing};
+use crate::job::{Job, Series};
+use crate::request::{FileType, Request, Shape, Vendor};
+use crate::run::store::StoreError;
+use crate::run::{Run, State, Trigger};
+use crate::vendor;
+use crate::worker::Worker;
+use crate::worker::commit::{Facts, NotStored};
+use crate::worker::open::OpenError;
+
+/// Why an operator's word could not be carried out.
+#[derive(Debug, Error)]
+pub enum OperatorError {
+    /// It makes no sense for this run.
+    #[error("{0}")]
+    Refused(String),
+    /// The file cannot be read.
+    #[error("read {0}")]
+    File(std::path::PathBuf, #[source] std::io::Error),
+    /// The file is no report, or the disk failed.
+    #[error(transparent)]
+    Spool(#[from] SpoolError),
+    /// The run cannot be made anew.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+}
+
+impl From<StoreError> for OperatorError {
+    fn from(error: StoreError) -> OperatorError {
+        OperatorError::Open(OpenError::Store(error))
+    }
+}
+
+/// Starts an ended run again with the request that the job file gives today, over the run's own window.
+pub async fn retry_fresh(worker: &Worker, run: &Run, found: &[(&Job, &Series, &Connection)]) -> Result<(), OperatorError> {
+    let Some((job, _, connection)) = found.first() else {
+        return Err(OperatorError::Refused(format!("no job file says {}@{} any more", run.job, run.connection)));
+    };
+    let old: Request = serde_json::from_value(run.request.clone())
+        .map_err(|e| OperatorError::Refused(format!("the run's stored request cannot be read: {e}")))?;
+    let mailing = if run.trigger == Trigger::Schedule { Mailing::Job } else { Mailing::Quiet };
+    let request = resolve::request(job, connection, &old.window, mailing)
+        .map_err(|problem| OperatorError::Refused(problem.to_string()))?;
+    let vendor = request.vendor;
+    let (_, account) = worker
+        .accounts
+        .get(&run.connection, vendor)
+        .ok_or_else(|| OperatorError::Refused(format!("connection {} has no {vendor} account", run.connection)))?;
+    let secrets = account.secrets().map_err(|source| OpenError::Secret {
+        connection: run.connection.clone(),
+        vendor: vendor.as_str(),
+        source,
+    })?;
+    let frozen = serde_json::to_value(&request)
+        .map_err(|e| OperatorError::Refused(format!("the request cannot be frozen: {e}")))?;
+    Ok(worker.store.retry_fresh(run, &frozen, &request.base_url, &secrets.account).await?)
+}
+
+/// The held run polls with the vendor's id that the operator found.
+pub async fn resolve_ticket(worker: &Worker, run: &Run, id: &str) -> Result<(), OperatorError> {
+    let vendor: Vendor = run.vendor.parse().map_err(OperatorError::Refused)?;
+    let ticket = vendor::ticket_of(vendor, id).map_err(OperatorError::Refused)?;
+    Ok(worker.store.resolve_ticket(run, id.trim(), &ticket).await?)
+}
+
+/// The held run's report is the file that the operator hands in: it is checked and archived like one that was fetched.
+pub async fn resolve_file(worker: &Worker, run: &Run, path: &Path) -> Result<(), OperatorError> {
+    if run.state != State::Held {
+        return Err(OperatorError::Refused(format!("run {} is {}, and resolve is for held runs", run.id, run.state)));
+    }
+    let request: Request = serde_json::from_value(run.request.clone())
+        .map_err(|e| OperatorError::Refused(format!("the run's stored request cannot be read: {e}")))?;
+    let (name, expect) = match request.shape {
+        Shape::BikReport => ("report.csv", Expect::Csv { with_header: true }),
+        Shape::JaicpReport { file_type: Some(FileType::Csv), with_header, .. } => ("report.csv", Expect::Csv { with_header }),
+        Shape::JaicpReport { file_type: Some(FileType::Xlsx), .. } => ("report.xlsx", Expect::Xlsx),
+        Shape::JaicpReport { file_type: None, .. } => ("report", Expect::AnyTable),
+        Shape::LivechatReport { .. } | Shape::JaicpQuery { .. } => ("report.json", Expect::Json),
+    };
+    let file = spool_file(worker, path, name, expect).await?;
+    let now = worker.store.now().await?;
+    let facts = Facts {
+        run,
+        request: &request,
+        lease: None,
+        attempt: uuid::Uuid::new_v4(),
+        empty: false,
+        vendor_status: None,
+        requested_at: run.created_at,
+        received_at: now,
+        handed_in_by: Some(worker.store.signed().to_owned()),
+    };
+    match worker.archive_report(&facts, vec![file]).await {
+        Ok(_) => Ok(()),
+        Err(NotStored::Store(StoreError::LeaseLost)) => {
+            Err(OperatorError::Refused(format!("run {} is not held any more", run.id)))
+        }
+        Err(NotStored::Store(error)) => Err(error.into()),
+        Err(NotStored::Archive(error)) => Err(OperatorError::Open(error.into())),
+    }
+}
+
+async fn spool_file(worker: &Worker, path: &Path, name: &str, expect: Expect) -> Result<Spooled, OperatorError> {
+    use tokio::io::AsyncReadExt;
+    let fail = |e| OperatorError::File(path.to_owned(), e);
+    let mut source = tokio::fs::File::open(path).await.map_err(fail)?;
+    if !source.metadata().await.map_err(fail)?.is_file() {
+        return Err(OperatorError::Refused(format!("{} is not a file", path.display())));
+    }
+    let label = Label { name: name.into(), expect, derived: false, simulated: false };
+    let mut writer = worker.archive.spool().file(label);
+    loop {
+        let mut chunk = vec![0; 64 * 1024];
+        let read = source.read(&mut chunk).await.map_err(fail)?;
+        if read == 0 {
+            break;
+        }
+        chunk.truncate(read);
+        writer.write(Bytes::from(chunk)).await?;
+    }
+    Ok(writer.finish(&Finish::default()).await?)
+}

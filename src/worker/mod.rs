@@ -1,0 +1,82 @@
+//! The work: claim a run, make one step, release it. Imports everything above it; nothing but `app` and `cli` imports it.
+//!
+//! ```text
+//! drive.rs    one run to its end, for run-job: claim -> step -> wait, knows neither vendors nor the archive
+//! open.rs     a resolved fire -> a run, or what is held already
+//! step.rs     one step: the only file where store, vendor and archive meet
+//! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
+//! lease.rs    renews every lease of this process, on a monotonic clock
+//! ```
+
+pub mod drive;
+pub mod lease;
+pub mod open;
+pub mod rebuild;
+pub mod step;
+pub mod commit;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::archive::Archive;
+use crate::clock::Clock;
+use crate::connection::Connection;
+use crate::request::Vendor;
+use crate::run::store::RunStore;
+use crate::settings::Settings;
+use crate::vendor::account::Account;
+use crate::vendor::http::Http;
+use lease::Leases;
+
+/// The accounts of all connections.
+#[derive(Clone, Debug, Default)]
+pub struct Accounts {
+    by_name: HashMap<(String, Vendor), (Arc<Connection>, Arc<Account>)>,
+}
+
+impl Accounts {
+    /// Accounts of the settings' connections; `salt` is the database's.
+    pub fn new(settings: &Settings, salt: &[u8]) -> Accounts {
+        let mut by_name = HashMap::new();
+        for connection in &settings.connections {
+            let shared = Arc::new(connection.clone());
+            for vendor in Vendor::ALL {
+                if let Some(account) = Account::new(connection, vendor, &settings.environment, salt) {
+                    by_name.insert((connection.name.clone(), vendor), (Arc::clone(&shared), Arc::new(account)));
+                }
+            }
+        }
+        Accounts { by_name }
+    }
+
+    /// One connection with its account at a vendor.
+    pub fn get(&self, connection: &str, vendor: Vendor) -> Option<(Arc<Connection>, Arc<Account>)> {
+        self.by_name.get(&(connection.to_owned(), vendor)).cloned()
+    }
+}
+
+/// Everything a step works with; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Worker {
+    /// Runs.
+    pub store: RunStore,
+    /// Where reports go.
+    pub archive: Archive,
+    /// HTTP.
+    pub http: Http,
+    /// Accounts.
+    pub accounts: Accounts,
+    /// The process's clock.
+    pub clock: Clock,
+    /// The leases of this process.
+    pub leases: Leases,
+}
+
+/// A random number in `[0, 1)`, for jitter.
+pub(crate) fn jitter() -> f64 {
+    // 53 random bits are all a float of this range can hold.
+    let bits = uuid::Uuid::new_v4().as_u128() as u64 >> 11;
+    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
+    let unit = bits as f64 / (1_u64 << 53) as f64;
+    unit
+}

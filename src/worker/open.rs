@@ -1,0 +1,138 @@
+//! Making runs: from a resolved fire to a row, or to what the archive holds already.
+//!
+//! Also guards the bond between archive and database: one that lost the other (a restored backup, a forgotten variable)
+//! would fetch again what is held, and mail people again.
+
+use thiserror::Error;
+
+use super::Worker;
+use crate::archive::{ArchiveError, window_folder};
+use crate::plan::Planned;
+use crate::run::Trigger;
+use crate::run::store::StoreError;
+use crate::run::store::make::{NewRun, Opened};
+use crate::run::store::revision::{ArtifactRow, RevisionRow};
+use crate::connection::secret::SecretError;
+
+/// Why no run could be made.
+#[derive(Debug, Error)]
+pub enum OpenError {
+    /// Archive and database do not know each other.
+    #[error("{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing")]
+    Strangers(String),
+    /// The account's secret cannot be read.
+    #[error("read the credentials of connection {connection} at {vendor}")]
+    Secret {
+        /// Whose.
+        connection: String,
+        /// Where.
+        vendor: &'static str,
+        /// Why.
+        #[source]
+        source: SecretError,
+    },
+    /// There is nothing to ask.
+    #[error("{0}")]
+    Nothing(String),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The archive failed.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+}
+
+/// What is there for a window.
+#[derive(Debug)]
+pub enum Opening {
+    /// The archive holds it.
+    Held(Box<RevisionRow>, Vec<ArtifactRow>),
+    /// A run works on it.
+    Run(Opened),
+}
+
+impl Worker {
+    /// Makes sure that archive and database know each other; bonds them when both are new.
+    pub async fn check_bond(&self) -> Result<(), OpenError> {
+        let instance = self.store.instance().await?;
+        match instance.archive_id {
+            Some(id) if id == self.archive.id() => Ok(()),
+            Some(_) => Err(OpenError::Strangers(format!(
+                "the database belongs to another archive than the one in {}",
+                self.archive.root().display()
+            ))),
+            None if self.archive.manifest_keys().await?.is_empty() => Ok(self.store.bond(self.archive.id(), false).await?),
+            None => Err(OpenError::Strangers(format!(
+                "the archive in {} holds revisions, and the database knows none",
+                self.archive.root().display()
+            ))),
+        }
+    }
+
+    /// A run for the planned fire, or what is held. With `again` a held window gets a new run, and so a new revision.
+    pub async fn open(&self, planned: &Planned, trigger: Trigger, again: bool) -> Result<Opening, OpenError> {
+        let (Some(window), Some(request)) = (&planned.window, &planned.request) else {
+            return Err(OpenError::Nothing(planned.warnings.join("; ")));
+        };
+        let vendor = planned.vendor.as_str();
+        let series = self.store.series(&planned.job, &planned.connection, vendor).await?;
+        self.check_folder(planned, series).await?;
+        // A schedule's run waits until the report is final; one by hand goes now and says that it may change.
+        let provisional = planned.provisional || (trigger == Trigger::Manual && planned.early);
+        if !again
+            && let Some(row) = self.store.held(series, window.start(), window.end()).await?
+            && (provisional || !row.provisional)
+        {
+            let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
+            return Ok(Opening::Held(Box::new(row), files));
+        }
+        let (_, account) = self
+            .accounts
+            .get(&planned.connection, planned.vendor)
+            .ok_or_else(|| OpenError::Nothing(format!("connection {} has no {vendor} account", planned.connection)))?;
+        let secrets = account.secrets().map_err(|source| OpenError::Secret {
+            connection: planned.connection.clone(),
+            vendor,
+            source,
+        })?;
+        let frozen = serde_json::to_value(request).map_err(|e| OpenError::Nothing(format!("the request cannot be frozen: {e}")))?;
+        let new = NewRun {
+            job: planned.job.clone(),
+            connection: planned.connection.clone(),
+            vendor,
+            trigger,
+            window_start: window.start(),
+            window_end: window.end(),
+            window_zone: window.zone().name(),
+            window_label: window.label(),
+            provisional,
+            fire_at: planned.fire_at,
+            not_before: None,
+            request: frozen,
+            base_url: request.base_url.clone(),
+            account: secrets.account.clone(),
+        };
+        Ok(Opening::Run(self.store.open(&new).await?))
+    }
+
+    /// The window's folder holds no revision that the database does not know.
+    async fn check_folder(&self, planned: &Planned, series: i64) -> Result<(), OpenError> {
+        let Some(window) = &planned.window else { return Ok(()) };
+        let folder = window_folder(&planned.job, &planned.connection, window);
+        let newest = self.archive.newest_revision(&folder).await?;
+        let known = self.store.newest_manifest(series, &window.label()).await?.map(|(revision, _)| revision);
+        match newest {
+            Some(newest) if known.is_none_or(|known| known < newest) => {
+                let folder = format!("{folder}/r{newest}");
+                // A run that died after its manifest will adopt it: that one is known by its run.
+                let stored = self.archive.manifest(&folder).await?;
+                let of_live_run = match &stored {
+                    Some(stored) => self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal()),
+                    None => true,
+                };
+                if of_live_run { Ok(()) } else { Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know"))) }
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! `archive rebuild`: rows from manifests. Restores coverage, revisions and the bond between archive and database; never
+//! makes a run, and changes nothing in the archive.
+
+use super::commit::adopt_stored;
+use crate::archive::{Archive, ArchiveError};
+use crate::run::store::{RunStore, StoreError};
+
+/// What a rebuild did.
+#[derive(Clone, Debug, Default)]
+pub struct Rebuilt {
+    /// Revisions that the database did not know.
+    pub adopted: usize,
+    /// Revisions that it knew.
+    pub known: usize,
+    /// Manifests that could not be used, with why.
+    pub unusable: Vec<(String, String)>,
+}
+
+/// Why a rebuild stopped.
+#[derive(Debug, thiserror::Error)]
+pub enum RebuildError {
+    /// The archive failed.
+    #[error("read the archive")]
+    Archive(#[from] ArchiveError),
+    /// The database failed.
+    #[error("write the database")]
+    Store(#[from] StoreError),
+}
+
+/// Reads every manifest of the archive into the database and bonds the two.
+pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, RebuildError> {
+    let mut rebuilt = Rebuilt::default();
+    for key in archive.manifest_keys().await? {
+        let stored = match archive.manifest_at(&key).await {
+            Ok(Some(stored)) => stored,
+            Ok(None) => continue,
+            Err(error) => {
+                rebuilt.unusable.push((key, crate::telemetry::Chain(&error).to_string()));
+                continue;
+            }
+        };
+        match adopt_stored(store, &stored).await {
+            Ok(Some(true)) => rebuilt.adopted += 1,
+            Ok(Some(false)) => rebuilt.known += 1,
+            Ok(None) => rebuilt.unusable.push((key, "it describes no revision that could be held".into())),
+            // A manifest that a constraint refuses (a name that is none, a run twice) must not stop the others.
+            Err(StoreError::Database { source: sqlx::Error::Database(e), .. }) if e.constraint().is_some() => {
+                rebuilt.unusable.push((key, format!("the database refuses it: {}", e.constraint().unwrap_or_default())));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+    store.bond(archive.id(), true).await?;
+    Ok(rebuilt)
+}
