@@ -103,10 +103,16 @@ impl Files {
         match self.jobs.jobs.iter().find(|j| j.name == selection.job) {
             Some(job) => {
                 let connections: Vec<&str> = job.series.iter().map(|s| s.connection.as_str()).collect();
-                format!("job '{}' does not run for connection '{}' (it runs for {})", job.name, selection.connection.as_deref().unwrap_or_default(), connections.join(", "))
+                format!(
+                    "job '{}' does not run for connection '{}' (it runs for {})",
+                    job.name,
+                    selection.connection.as_deref().unwrap_or_default(),
+                    connections.join(", ")
+                )
             }
             None => {
-                let guess = crate::yaml::did_you_mean(&selection.job, &names).map_or_else(String::new, |n| format!(", did you mean '{n}'?"));
+                let guess = crate::yaml::did_you_mean(&selection.job, &names)
+                    .map_or_else(String::new, |n| format!(", did you mean '{n}'?"));
                 format!("no job '{}'{guess} (jobs: {})", selection.job, names.join(", "))
             }
         }

@@ -42,7 +42,11 @@ impl From<StoreError> for OperatorError {
 }
 
 /// Starts an ended run again with the request that the job file gives today, over the run's own window.
-pub async fn retry_fresh(worker: &Worker, run: &Run, found: &[(&Job, &Series, &Connection)]) -> Result<(), OperatorError> {
+pub async fn retry_fresh(
+    worker: &Worker,
+    run: &Run,
+    found: &[(&Job, &Series, &Connection)],
+) -> Result<(), OperatorError> {
     let Some((job, _, connection)) = found.first() else {
         return Err(OperatorError::Refused(format!("no job file says {}@{} any more", run.job, run.connection)));
     };
@@ -82,7 +86,9 @@ pub async fn resolve_file(worker: &Worker, run: &Run, path: &Path) -> Result<(),
         .map_err(|e| OperatorError::Refused(format!("the run's stored request cannot be read: {e}")))?;
     let (name, expect) = match request.shape {
         Shape::BikReport => ("report.csv", Expect::Csv { with_header: true }),
-        Shape::JaicpReport { file_type: Some(FileType::Csv), with_header, .. } => ("report.csv", Expect::Csv { with_header }),
+        Shape::JaicpReport { file_type: Some(FileType::Csv), with_header, .. } => {
+            ("report.csv", Expect::Csv { with_header })
+        }
         Shape::JaicpReport { file_type: Some(FileType::Xlsx), .. } => ("report.xlsx", Expect::Xlsx),
         Shape::JaicpReport { file_type: None, .. } => ("report", Expect::AnyTable),
         Shape::LivechatReport { .. } | Shape::JaicpQuery { .. } => ("report.json", Expect::Json),

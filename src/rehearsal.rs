@@ -45,7 +45,8 @@ impl Rehearsal {
         let mut settings = settings.clone();
         let folder = settings.root.join(".reportd").join(name);
         settings.archive = folder.join("archive");
-        settings.database = Database::Embedded(crate::settings::compile::embedded_folder(&folder, crate::app::as_root(), "pg"));
+        settings.database =
+            Database::Embedded(crate::settings::compile::embedded_folder(&folder, crate::app::as_root(), "pg"));
         let pat = format!("{}:{}", credentials::LIVECHAT_ACCOUNT, credentials::LIVECHAT_TOKEN);
         let mut variables = VARIABLES;
         variables[2].1 = &pat;

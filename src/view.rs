@@ -44,7 +44,12 @@ impl WindowView {
         label: &str,
     ) -> WindowView {
         let tz = zone.parse().unwrap_or(Tz::UTC);
-        WindowView { start: rfc3339_in(start, tz), end: rfc3339_in(end, tz), zone: zone.to_owned(), label: label.to_owned() }
+        WindowView {
+            start: rfc3339_in(start, tz),
+            end: rfc3339_in(end, tz),
+            zone: zone.to_owned(),
+            label: label.to_owned(),
+        }
     }
 }
 
@@ -118,7 +123,10 @@ fn artifacts(rows: &[ArtifactRow]) -> Vec<ArtifactView> {
 impl RunView {
     /// The view of a run with the files of its revision.
     pub fn of(run: &Run, files: &[ArtifactRow]) -> RunView {
-        let failure = run.failure_class.clone().map(|class| FailureView { class, message: run.failure.clone().unwrap_or_default() });
+        let failure = run
+            .failure_class
+            .clone()
+            .map(|class| FailureView { class, message: run.failure.clone().unwrap_or_default() });
         RunView {
             run_id: run.id.to_string(),
             job: run.job.clone(),

@@ -137,7 +137,8 @@ impl Archive {
                 make_identity(&store).await?
             }
             None => {
-                let missing = std::io::Error::new(std::io::ErrorKind::NotFound, "it has no reportd.json: not an archive");
+                let missing =
+                    std::io::Error::new(std::io::ErrorKind::NotFound, "it has no reportd.json: not an archive");
                 return Err(ArchiveError::Folder { what: "open the archive in", path: root, source: missing });
             }
         };
@@ -167,7 +168,12 @@ impl Archive {
 
     /// Links the files into the revision's folder and syncs it. A name that a crashed attempt left behind is not
     /// overwritten: the file then gets the attempt's own name.
-    pub async fn link(&self, folder: &str, attempt: Uuid, files: &Arc<Vec<Spooled>>) -> Result<Vec<FileEntry>, ArchiveError> {
+    pub async fn link(
+        &self,
+        folder: &str,
+        attempt: Uuid,
+        files: &Arc<Vec<Spooled>>,
+    ) -> Result<Vec<FileEntry>, ArchiveError> {
         let (root, folder, files) = (self.root.clone(), folder.to_owned(), Arc::clone(files));
         let linked = tokio::task::spawn_blocking(move || link_all(&root, &folder, attempt, &files)).await;
         linked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
@@ -203,8 +209,8 @@ impl Archive {
     /// The manifest with that key.
     pub async fn manifest_at(&self, key: &str) -> Result<Option<Stored>, ArchiveError> {
         let Some(bytes) = get(&self.store, key).await? else { return Ok(None) };
-        let manifest = Manifest::from_bytes(&bytes)
-            .map_err(|source| ArchiveError::Unreadable { key: key.to_owned(), source })?;
+        let manifest =
+            Manifest::from_bytes(&bytes).map_err(|source| ArchiveError::Unreadable { key: key.to_owned(), source })?;
         let manifest_sha256 = hex::encode(Sha256::digest(&bytes));
         Ok(Some(Stored { manifest, manifest_path: key.to_owned(), manifest_sha256 }))
     }
@@ -249,8 +255,8 @@ async fn get(store: &LocalFileSystem, key: &str) -> Result<Option<bytes::Bytes>,
 
 async fn read_identity(store: &LocalFileSystem) -> Result<Option<Uuid>, ArchiveError> {
     let Some(bytes) = get(store, IDENTITY).await? else { return Ok(None) };
-    let identity: Identity = serde_json::from_slice(&bytes)
-        .map_err(|source| ArchiveError::Unreadable { key: IDENTITY.into(), source })?;
+    let identity: Identity =
+        serde_json::from_slice(&bytes).map_err(|source| ArchiveError::Unreadable { key: IDENTITY.into(), source })?;
     Ok(Some(identity.archive_id))
 }
 
@@ -266,7 +272,9 @@ async fn make_identity(store: &LocalFileSystem) -> Result<Uuid, ArchiveError> {
     match store.put_opts(&Key::from(IDENTITY), PutPayload::from(text), options).await {
         Ok(_) => Ok(identity.archive_id),
         // Another process made it meanwhile: then that one counts.
-        Err(object_store::Error::AlreadyExists { .. }) => Ok(read_identity(store).await?.unwrap_or(identity.archive_id)),
+        Err(object_store::Error::AlreadyExists { .. }) => {
+            Ok(read_identity(store).await?.unwrap_or(identity.archive_id))
+        }
         Err(source) => Err(ArchiveError::Store { what: "make", key: IDENTITY.into(), source }),
     }
 }
@@ -296,8 +304,11 @@ fn link_all(root: &Path, folder: &str, attempt: Uuid, files: &[Spooled]) -> Resu
     make_folders(root, &path)?;
     let mut entries = Vec::with_capacity(files.len());
     for file in files {
-        let name = link(&path, file, attempt)
-            .map_err(|source| ArchiveError::Folder { what: "put a file into", path: path.clone(), source })?;
+        let name = link(&path, file, attempt).map_err(|source| ArchiveError::Folder {
+            what: "put a file into",
+            path: path.clone(),
+            source,
+        })?;
         entries.push(FileEntry {
             name,
             media_type: file.media_type.to_owned(),

@@ -121,9 +121,10 @@ fn check(root: &Path) -> Result<Report, ArchiveError> {
             continue;
         }
         let folder = key.trim_end_matches("/manifest.json");
-        let place = manifest.window.window().map(|w| {
-            super::revision_folder(&manifest.job, &manifest.connection, &w, manifest.revision)
-        });
+        let place = manifest
+            .window
+            .window()
+            .map(|w| super::revision_folder(&manifest.job, &manifest.connection, &w, manifest.revision));
         if place.as_deref() != Some(folder) {
             let message = format!("the manifest describes {}, which is not where it lies", place.unwrap_or_default());
             fault("misplaced", key, message);
@@ -165,7 +166,11 @@ fn check(root: &Path) -> Result<Report, ArchiveError> {
                     Some(_) => format!("r{before} is not the manifest that r{revision} was written after"),
                     None => format!("r{before}, which r{revision} supersedes, is not there"),
                 };
-                report.faults.push(Fault { path: format!("{folder}/r{revision}/manifest.json"), kind: "broken_chain", message });
+                report.faults.push(Fault {
+                    path: format!("{folder}/r{revision}/manifest.json"),
+                    kind: "broken_chain",
+                    message,
+                });
             }
         }
     }

@@ -3,7 +3,6 @@
 //! It refuses what cannot be the expected kind of file: 0 bytes, an HTML or XML page, JSON in place of a table, a workbook
 //! without its directory, a CSV cut inside a quoted field. It does not judge the content.
 
-use csv_core::{ReadRecordResult, Reader, ReaderBuilder};
 use thiserror::Error;
 
 /// What a file must be.
@@ -73,21 +72,31 @@ pub struct Sniffer {
     csv: Option<CsvRows>,
 }
 
-/// Counts records up to two, by CSV's own rules of quoting.
+/// Counts records by CSV's rules of quoting, whatever the delimiter: a quote opens a field only at its start, and line ends
+/// inside quotes end nothing. (csv-core wants to know the delimiter, and closes an open quote at the end without a word.)
 struct CsvRows {
-    reader: Reader,
     records: u32,
-    fields_in_record: bool,
+    at: At,
+    /// The current line has something in it.
+    filled: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum At {
+    FieldStart,
+    Plain,
+    Quoted,
+    /// After a quote inside a quoted field: its end, or the first of a doubled quote.
+    Quote,
 }
 
 impl Sniffer {
     /// A sniffer for one file.
     pub fn new(expect: Expect) -> Sniffer {
-        let csv = matches!(expect, Expect::Csv { .. } | Expect::AnyTable).then(|| CsvRows {
-            // Whatever the delimiter, records end at line ends outside quotes.
-            reader: ReaderBuilder::new().build(),
+        let csv = matches!(expect, Expect::Csv { .. } | Expect::AnyTable).then_some(CsvRows {
             records: 0,
-            fields_in_record: false,
+            at: At::FieldStart,
+            filled: false,
         });
         Sniffer { expect, head: Vec::new(), tail: Vec::new(), csv }
     }
@@ -186,45 +195,38 @@ fn serde_json_like(start: &str) -> bool {
 }
 
 impl CsvRows {
-    fn feed(&mut self, mut chunk: &[u8]) {
-        let (mut out, mut ends) = ([0_u8; 1024], [0_usize; 64]);
-        while !chunk.is_empty() {
-            let (result, read, _, fields) = self.reader.read_record(chunk, &mut out, &mut ends);
-            chunk = &chunk[read..];
-            self.fields_in_record |= read > 0 || fields > 0;
-            match result {
-                ReadRecordResult::Record => {
-                    self.records = self.records.saturating_add(1);
-                    self.fields_in_record = false;
+    fn feed(&mut self, chunk: &[u8]) {
+        for byte in chunk {
+            self.at = match (self.at, byte) {
+                (At::Quoted, b'"') => At::Quote,
+                (At::Quoted, _) | (At::Quote, b'"') => At::Quoted,
+                (_, b'\r' | b'\n') => {
+                    self.end_line();
+                    At::FieldStart
                 }
-                ReadRecordResult::InputEmpty if read == 0 => return,
-                ReadRecordResult::InputEmpty
-                | ReadRecordResult::OutputFull
-                | ReadRecordResult::OutputEndsFull
-                | ReadRecordResult::End => {}
-            }
+                (At::FieldStart, b'"') => At::Quoted,
+                // A byte order mark stands before the first field.
+                (At::FieldStart, 0xef | 0xbb | 0xbf) if self.records == 0 => At::FieldStart,
+                (_, b',' | b';' | b'\t' | b'|') => At::FieldStart,
+                _ => At::Plain,
+            };
+            self.filled |= !matches!(byte, b'\r' | b'\n');
         }
     }
 
-    /// At the end of the input csv-core closes an open quote silently, so whether one is open must be asked before: a line
-    /// end inside quotes does not end the record.
+    fn end_line(&mut self) {
+        if std::mem::take(&mut self.filled) {
+            self.records = self.records.saturating_add(1);
+        }
+    }
+
     fn cut_in_quotes(&self) -> bool {
-        let mut reader = self.reader.clone();
-        let (mut out, mut ends) = ([0_u8; 8], [0_usize; 8]);
-        let (result, ..) = reader.read_record(b"\n", &mut out, &mut ends);
-        self.fields_in_record && !matches!(result, ReadRecordResult::Record)
+        self.at == At::Quoted
     }
 
     fn records(&mut self) -> u32 {
-        let (mut out, mut ends) = ([0_u8; 1024], [0_usize; 64]);
-        loop {
-            let (result, ..) = self.reader.read_record(&[], &mut out, &mut ends);
-            match result {
-                ReadRecordResult::Record => self.records = self.records.saturating_add(1),
-                ReadRecordResult::End => return self.records,
-                ReadRecordResult::InputEmpty | ReadRecordResult::OutputFull | ReadRecordResult::OutputEndsFull => {}
-            }
-        }
+        self.end_line();
+        self.records
     }
 }
 

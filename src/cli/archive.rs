@@ -42,7 +42,11 @@ impl ArchiveCommand {
                 app.close().await;
                 let rebuilt = result.map_err(|error: RebuildError| Failure::Failed(error.into()))?;
                 if cx.json() {
-                    say_json(&Rebuilt { adopted: rebuilt.adopted, known: rebuilt.known, unusable: rebuilt.unusable.clone() });
+                    say_json(&Rebuilt {
+                        adopted: rebuilt.adopted,
+                        known: rebuilt.known,
+                        unusable: rebuilt.unusable.clone(),
+                    });
                 } else {
                     say(&format!("{} revisions adopted, {} known already", rebuilt.adopted, rebuilt.known));
                 }
@@ -68,6 +72,10 @@ async fn verify(cx: &Cx, archive: &Archive) -> Result<Exit, Failure> {
         size(report.bytes),
         report.faults.len() - damaged
     );
-    if cx.json() { note(&summary) } else { say(&summary) }
+    if cx.json() {
+        note(&summary)
+    } else {
+        say(&summary)
+    }
     Ok(if damaged > 0 { Exit::Failed } else { Exit::Done })
 }

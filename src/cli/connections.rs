@@ -73,7 +73,9 @@ async fn set(app: &App, settings: &Settings, named: &Name, open: bool) -> Result
     let store = &app.worker.store;
     let Some(connection) = crate::job::connection(&settings.connections, &named.name) else { return Ok(Exit::Usage) };
     for vendor in Vendor::ALL {
-        let Some(limits) = connection.limits(vendor).filter(|_| named.vendor.is_none_or(|v| v == vendor)) else { continue };
+        let Some(limits) = connection.limits(vendor).filter(|_| named.vendor.is_none_or(|v| v == vendor)) else {
+            continue;
+        };
         let name = &connection.name;
         if open {
             let reason = format!("opened by {}", store.signed());
@@ -98,7 +100,15 @@ async fn set(app: &App, settings: &Settings, named: &Name, open: bool) -> Result
 async fn list(cx: &Cx, app: &App, settings: &Settings) -> Result<Exit, Failure> {
     let rows = app.worker.store.breakers().await?;
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["CONNECTION", "VENDOR", "BREAKER", "IN FLIGHT", "QUEUED", "SECRET", "BASE URL"]);
+    table.load_style(NOTHING).set_header([
+        "CONNECTION",
+        "VENDOR",
+        "BREAKER",
+        "IN FLIGHT",
+        "QUEUED",
+        "SECRET",
+        "BASE URL",
+    ]);
     for connection in &settings.connections {
         for vendor in Vendor::ALL {
             let Some((_, account)) = app.worker.accounts.get(&connection.name, vendor) else { continue };

@@ -35,7 +35,8 @@ impl Demo {
     #[expect(clippy::unused_self, reason = "every command is called the same way")]
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
         let place = cx.place();
-        let loaded = crate::settings::load(&place.config, place.config_named, cx.environment.clone(), crate::app::as_root());
+        let loaded =
+            crate::settings::load(&place.config, place.config_named, cx.environment.clone(), crate::app::as_root());
         if loaded.broken() {
             return Err(Failure::Problems(loaded.problems));
         }
@@ -82,7 +83,10 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
     if series.is_empty() {
         return Err(Failure::Usage(format!("there are no job files in {}", jobs.display())));
     }
-    note(&format!("The vendors of this demo are simulated, on http://{}: nothing leaves this machine.", rehearsal.sandbox.addr()));
+    note(&format!(
+        "The vendors of this demo are simulated, on http://{}: nothing leaves this machine.",
+        rehearsal.sandbox.addr()
+    ));
     let app = cx.app(&rehearsal.settings).await?;
     let result = async {
         app.worker.store.forget_everything().await?;
@@ -149,7 +153,9 @@ fn show(cx: &Cx, app: &App, rehearsal: &Rehearsal, outcomes: &[Outcome]) {
         }
     }
     let mails = rehearsal.sandbox.mails().len();
-    say(&format!("\nThe vendors were simulated: the numbers in these files are made up, and their manifests say so (\"simulated\": true). The simulated BIK \"sent\" {mails} mails."));
+    say(&format!(
+        "\nThe vendors were simulated: the numbers in these files are made up, and their manifests say so (\"simulated\": true). The simulated BIK \"sent\" {mails} mails."
+    ));
     say("To check every byte again: reportd archive verify, with `archive: .reportd/demo/archive` in the config.");
     say("To fetch real reports, set the credentials you have, and run one job:");
     say("  BIK        export BIK_API_KEY=… BIK_API_SECRET=…      (or BIK_AUTH_TOKEN)");
@@ -167,11 +173,7 @@ fn tree(outcomes: &[Outcome]) -> String {
     }
     let mut lines = Vec::new();
     for (folder, files) in folders {
-        let shown = if files.len() > 4 {
-            format!("{}  … {} files", files[0], files.len())
-        } else {
-            files.join("  ")
-        };
+        let shown = if files.len() > 4 { format!("{}  … {} files", files[0], files.len()) } else { files.join("  ") };
         lines.push(format!("  {folder}/  {shown}  manifest.json"));
     }
     lines.join("\n")

@@ -246,7 +246,8 @@ impl Cx {
     /// The settings alone, for commands that need no job.
     pub(crate) fn settings(&self) -> Result<crate::settings::Settings, Failure> {
         let place = self.place();
-        let loaded = crate::settings::load(&place.config, place.config_named, self.environment.clone(), crate::app::as_root());
+        let loaded =
+            crate::settings::load(&place.config, place.config_named, self.environment.clone(), crate::app::as_root());
         if loaded.broken() {
             return Err(Failure::Problems(loaded.problems));
         }

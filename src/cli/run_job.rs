@@ -11,16 +11,16 @@ use super::progress::Board;
 use super::text::{self, size};
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, Files, Selection};
+use crate::connection::Connection;
 use crate::job::resolve::Mailing;
 use crate::job::{Job, Series};
-use crate::connection::Connection;
 use crate::plan::{Covering, Planned, planned};
 use crate::rehearsal::Rehearsal;
 use crate::request::Vendor;
 use crate::request::window::{Each, WindowRule};
-use crate::run::{State, Trigger};
 use crate::run::store::make::Opened;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
+use crate::run::{State, Trigger};
 use crate::view::{PlanView, RunView};
 use crate::worker::drive::Driven;
 use crate::worker::open::Opening;
@@ -107,7 +107,10 @@ impl RunJob {
             return Ok(if fires.iter().all(|f| f.request.is_some()) { Exit::Done } else { Exit::Usage });
         }
         if let Some(rehearsal) = &rehearsal {
-            note(&format!("reportd: a rehearsal against simulated vendors; database and archive are in {}", rehearsal.folder.display()));
+            note(&format!(
+                "reportd: a rehearsal against simulated vendors; database and archive are in {}",
+                rehearsal.folder.display()
+            ));
         }
         let app = cx.app(&files.settings).await?;
         let result = self.run_all(cx, &app, &fires).await;
@@ -134,7 +137,10 @@ impl RunJob {
             return Err(Failure::Usage(format!("job '{}' has no window: give one with --window", job.name)));
         };
         let Some(window) = rule.at(fire_at, series.zone, job.policy.week_start) else {
-            return Err(Failure::Usage(format!("the window '{rule}' is empty at {}", text::local_and_utc(fire_at, series.zone))));
+            return Err(Failure::Usage(format!(
+                "the window '{rule}' is empty at {}",
+                text::local_and_utc(fire_at, series.zone)
+            )));
         };
         if window.end() > fire_at && !self.dry_run {
             return Err(Failure::Usage(format!(
@@ -213,10 +219,21 @@ pub(super) fn report(cx: &Cx, app: &App, outcome: &Outcome) {
         say_json(view);
     } else {
         let held = if outcome.was_held { " (held already)" } else { "" };
-        say(&format!("{}@{}  {}  {}{held}  run {}", view.job, view.connection, view.window.label, view.state, &view.run_id[..8]));
+        say(&format!(
+            "{}@{}  {}  {}{held}  run {}",
+            view.job,
+            view.connection,
+            view.window.label,
+            view.state,
+            &view.run_id[..8]
+        ));
         for file in &view.artifacts {
             let bytes = size(u64::try_from(file.bytes).unwrap_or(0));
-            say(&format!("  {}  {bytes}  sha256 {}", app.worker.archive.path(&file.path).display(), &file.sha256[..12]));
+            say(&format!(
+                "  {}  {bytes}  sha256 {}",
+                app.worker.archive.path(&file.path).display(),
+                &file.sha256[..12]
+            ));
         }
         if let Some(failure) = &view.failure {
             say(&format!("  {}: {}", failure.class, failure.message));
@@ -226,7 +243,10 @@ pub(super) fn report(cx: &Cx, app: &App, outcome: &Outcome) {
         note(&format!("reportd: {person}"));
     }
     if outcome.exit == Exit::InFlight && outcome.person.is_none() {
-        note(&format!("reportd: run {} is still in flight; `reportd run-job` attaches to it, `serve` carries it on", &view.run_id[..8]));
+        note(&format!(
+            "reportd: run {} is still in flight; `reportd run-job` attaches to it, `serve` carries it on",
+            &view.run_id[..8]
+        ));
     }
 }
 
@@ -289,7 +309,9 @@ pub(super) fn stop_on_signal() -> CancellationToken {
     let token = stop.clone();
     tokio::spawn(async move {
         interrupted().await;
-        note("reportd: stopping; a call that may not be repeated is finished first (again to stop at once). Runs stay and go on later");
+        note(
+            "reportd: stopping; a call that may not be repeated is finished first (again to stop at once). Runs stay and go on later",
+        );
         token.cancel();
         interrupted().await;
         std::process::exit(i32::from(Exit::Interrupted.code()));

@@ -1,15 +1,15 @@
 //! `reportd runs` and `reportd show`.
 
 use clap::Args;
-use comfy_table::presets::NOTHING;
 use comfy_table::Table;
+use comfy_table::presets::NOTHING;
 
 use super::text::{local, size};
 use super::{Cx, Exit, Failure, progress, say, say_json, text};
 use crate::app::{App, Selection};
 use crate::run::store::query::Filter;
-use crate::run::{Run, State};
 use crate::run::store::revision::ArtifactRow;
+use crate::run::{Run, State};
 use crate::view::{RunView, ShowView};
 
 #[derive(Debug, Args)]
@@ -133,7 +133,12 @@ impl Show {
             let bytes = size(u64::try_from(file.bytes).unwrap_or(0));
             let marks = [(file.derived, "derived"), (file.simulated, "simulated")];
             let marks: Vec<&str> = marks.iter().filter(|(set, _)| *set).map(|(_, word)| *word).collect();
-            say(&format!("file      {}  {bytes}  {}  {}", app.worker.archive.path(&file.path).display(), file.sha256, marks.join(" ")));
+            say(&format!(
+                "file      {}  {bytes}  {}  {}",
+                app.worker.archive.path(&file.path).display(),
+                file.sha256,
+                marks.join(" ")
+            ));
         }
         for event in &view.events {
             say(&format!("{}  {:<10} {}  [{}]", event.at, event.kind, event.detail, event.who));

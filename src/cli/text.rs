@@ -20,7 +20,9 @@ pub(super) fn instant(text: Option<&str>, zone: Tz, clock: &Clock) -> Result<Dat
         .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)));
     match local {
         Some(local) => Ok(resolve_local(local, zone)),
-        None => Err(format!("'{text}' is not an instant: write 2026-03-29T06:30:00+02:00, or local time as 2026-03-29T06:30")),
+        None => Err(format!(
+            "'{text}' is not an instant: write 2026-03-29T06:30:00+02:00, or local time as 2026-03-29T06:30"
+        )),
     }
 }
 

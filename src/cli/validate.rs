@@ -33,7 +33,11 @@ impl Validate {
         }
         let series: usize = files.jobs.jobs.iter().map(|job| job.series.len()).sum();
         let summary = format!("{} job files, {series} series: {errors} errors, {warnings} warnings", files.jobs.files);
-        if cx.format() == Format::Text { say(&summary) } else { note(&summary) }
+        if cx.format() == Format::Text {
+            say(&summary)
+        } else {
+            note(&summary)
+        }
         if errors > 0 { Exit::Usage } else { Exit::Done }
     }
 }

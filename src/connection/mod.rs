@@ -10,11 +10,11 @@ use std::time::Duration;
 use chrono_tz::Tz;
 use serde_json::{Map, Value};
 
-use secret::SecretRef;
 use crate::request::Vendor;
 use crate::request::bik::BikEndpoint;
 use crate::request::jaicp::JaicpEndpoint;
 use crate::request::livechat::LivechatEndpoint;
+use secret::SecretRef;
 
 /// One shop.
 #[derive(Clone, Debug, PartialEq)]

@@ -140,7 +140,10 @@ mod tests {
     #[test]
     fn an_unset_or_blank_variable_is_named() {
         let secret = SecretRef::Env("NORTH".into());
-        assert_eq!(secret.read(&|_| Some(" ".into())).unwrap_err().to_string(), "environment variable NORTH is not set");
+        assert_eq!(
+            secret.read(&|_| Some(" ".into())).unwrap_err().to_string(),
+            "environment variable NORTH is not set"
+        );
     }
 
     #[test]

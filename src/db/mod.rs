@@ -115,7 +115,8 @@ impl Db {
                 embedded.data_dir().display()
             )
         });
-        let options = options.options(SESSION).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
+        let options =
+            options.options(SESSION).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
         let may_migrate = embedded.is_some() || migration == Migration::Always;
         let prepared = prepare(&options, may_migrate).await;
         let pool = match prepared {

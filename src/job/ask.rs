@@ -220,7 +220,10 @@ impl Block<'_> {
             Value::Object(map) => {
                 let chosen: Vec<&str> = CHOICES.into_iter().filter(|c| map.contains_key(*c)).collect();
                 if chosen.len() > 1 {
-                    let message = format!("{path} has {}: LiveChat takes exactly one of exists, values, exclude_values", chosen.join(" and "));
+                    let message = format!(
+                        "{path} has {}: LiveChat takes exactly one of exists, values, exclude_values",
+                        chosen.join(" and ")
+                    );
                     self.error(path.key(chosen[1]), message);
                 } else if chosen.is_empty() && LEAF_FILTERS.contains(&name) {
                     self.error(path.clone(), format!("{path} needs exactly one of exists, values, exclude_values"));
@@ -236,7 +239,10 @@ impl Block<'_> {
             }
             _ => {
                 if LEAF_FILTERS.contains(&name) && !value.is_string() {
-                    self.error(path.clone(), format!("{path} is a map with exactly one of exists, values, exclude_values"));
+                    self.error(
+                        path.clone(),
+                        format!("{path} is a map with exactly one of exists, values, exclude_values"),
+                    );
                 }
             }
         }
@@ -246,7 +252,10 @@ impl Block<'_> {
     fn no_time(&mut self, map: &Map<String, Value>, path: &Path) {
         for key in ["from", "to"] {
             if map.contains_key(key) {
-                let message = format!("{} is filled by the window: remove it, or set `window: {{ from: …, to: … }}`", path.key(key));
+                let message = format!(
+                    "{} is filled by the window: remove it, or set `window: {{ from: …, to: … }}`",
+                    path.key(key)
+                );
                 self.out.push(Finding::error(path.key(key), message).at_key());
             }
         }
@@ -278,7 +287,8 @@ pub fn compile_livechat(file: &LivechatFile, at: &Path, out: &mut Vec<Finding>) 
     block.no_time(&filters, &path);
     for (key, value) in &filters {
         if !LIVECHAT_FILTERS.contains(&key.as_str()) && !["from", "to"].contains(&key.as_str()) {
-            let guess = did_you_mean(key, &LIVECHAT_FILTERS).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
+            let guess =
+                did_you_mean(key, &LIVECHAT_FILTERS).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
             let message = format!("filter '{key}' is not in the vendor's list{guess}; it is sent as written");
             block.out.push(Finding::warning(path.key(key), message).at_key());
         }
@@ -445,7 +455,9 @@ pub fn header(name: &str, value: &str) -> Result<String, String> {
     if lower.is_empty() || !lower.bytes().all(token) {
         return Err(format!("'{name}' is not an HTTP header name"));
     }
-    if ["authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"].contains(&lower.as_str()) {
+    if ["authorization", "host", "content-length", "transfer-encoding", "connection", "cookie"]
+        .contains(&lower.as_str())
+    {
         return Err(format!("header '{name}' is not for a file to set"));
     }
     if !value.bytes().all(|b| (0x20..0x7f).contains(&b)) {

@@ -131,7 +131,11 @@ impl Compiler<'_> {
 
     fn vendor_key(&self) -> Option<Vendor> {
         let file = self.file;
-        let set = [(Vendor::Bik, file.bik.is_some()), (Vendor::Livechat, file.livechat.is_some()), (Vendor::Jaicp, file.jaicp.is_some())];
+        let set = [
+            (Vendor::Bik, file.bik.is_some()),
+            (Vendor::Livechat, file.livechat.is_some()),
+            (Vendor::Jaicp, file.jaicp.is_some()),
+        ];
         let mut keys = set.into_iter().filter(|(_, set)| *set).map(|(vendor, _)| vendor);
         keys.next().filter(|_| keys.next().is_none())
     }
@@ -140,14 +144,27 @@ impl Compiler<'_> {
         let file = self.file;
         let at = |vendor: Vendor| Path::root().key(vendor.as_str());
         let bik = file.bik.as_ref().map(|f| compile_bik(f, &at(Vendor::Bik), self.out).map(Ask::Bik));
-        let livechat = file.livechat.as_ref().map(|f| compile_livechat(f, &at(Vendor::Livechat), self.out).map(Ask::Livechat));
+        let livechat =
+            file.livechat.as_ref().map(|f| compile_livechat(f, &at(Vendor::Livechat), self.out).map(Ask::Livechat));
         let jaicp = file.jaicp.as_ref().map(|f| compile_jaicp(f, &at(Vendor::Jaicp), self.out).map(Ask::Jaicp));
         let mut asks: Vec<Option<Ask>> = [bik, livechat, jaicp].into_iter().flatten().collect();
         if asks.len() == 1 {
             return asks.pop().flatten();
         }
-        let path = if file.jaicp.is_some() { at(Vendor::Jaicp) } else if file.livechat.is_some() { at(Vendor::Livechat) } else { Path::root() };
-        self.out.push(Finding::error(path, format!("a job needs exactly one of bik, livechat, jaicp; this one has {}", asks.len())).at_key());
+        let path = if file.jaicp.is_some() {
+            at(Vendor::Jaicp)
+        } else if file.livechat.is_some() {
+            at(Vendor::Livechat)
+        } else {
+            Path::root()
+        };
+        self.out.push(
+            Finding::error(
+                path,
+                format!("a job needs exactly one of bik, livechat, jaicp; this one has {}", asks.len()),
+            )
+            .at_key(),
+        );
         None
     }
 
@@ -183,10 +200,16 @@ impl Compiler<'_> {
         let Some(Words(names)) = &self.file.connections else {
             match with.as_slice() {
                 [only] => return vec![(*only).clone()],
-                [] => self.error(Path::root().key(vendor.as_str()), format!("no connection has a {vendor} account: add one to reportd.yaml")),
+                [] => self.error(
+                    Path::root().key(vendor.as_str()),
+                    format!("no connection has a {vendor} account: add one to reportd.yaml"),
+                ),
                 several => {
                     let names: Vec<&str> = several.iter().map(|c| c.name.as_str()).collect();
-                    let message = format!("several connections have a {vendor} account: name them, as in connections: [{}], or connections: all", names.join(", "));
+                    let message = format!(
+                        "several connections have a {vendor} account: name them, as in connections: [{}], or connections: all",
+                        names.join(", ")
+                    );
                     self.error(Path::root().key(vendor.as_str()), message);
                 }
             }
@@ -205,12 +228,15 @@ impl Compiler<'_> {
         for (i, name) in names.iter().enumerate() {
             let at = if names.len() == 1 { at.clone() } else { at.index(i) };
             match connection(self.connections, name) {
-                Some(c) if found.iter().any(|f| f.name == c.name) => self.error(at, format!("connection '{name}' stands twice")),
+                Some(c) if found.iter().any(|f| f.name == c.name) => {
+                    self.error(at, format!("connection '{name}' stands twice"))
+                }
                 Some(c) if c.has(vendor) => found.push(c.clone()),
                 Some(_) => self.error(at, format!("connection '{name}' has no {vendor} account in reportd.yaml")),
                 None => {
                     let known: Vec<&str> = self.connections.iter().map(|c| c.name.as_str()).collect();
-                    let guess = did_you_mean(name, &known).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
+                    let guess =
+                        did_you_mean(name, &known).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
                     self.error(at, format!("unknown connection '{name}'{guess} (known: {})", known.join(", ")));
                 }
             }
@@ -224,7 +250,9 @@ impl Compiler<'_> {
         if self.file.schedule.is_some() && crons.is_empty() {
             self.error(self.root.key("schedule"), "schedule is empty: leave the key out for a job that runs by hand");
         }
-        let at = |i: usize| if crons.len() == 1 { Path::root().key("schedule") } else { Path::root().key("schedule").index(i) };
+        let at = |i: usize| {
+            if crons.len() == 1 { Path::root().key("schedule") } else { Path::root().key("schedule").index(i) }
+        };
         let mut all = Vec::new();
         for c in connections {
             let series = series_name(self.name, &c.name);
@@ -258,7 +286,9 @@ impl Compiler<'_> {
             let at = self.root.key("waive").index(i);
             let from = keep(file.from.as_deref().map(parse_date), "from", &at, self.out);
             let to = keep(file.to.as_deref().map(parse_date), "to", &at, self.out);
-            for (key, missing) in [("from", file.from.is_none()), ("to", file.to.is_none()), ("reason", file.reason.is_none())] {
+            for (key, missing) in
+                [("from", file.from.is_none()), ("to", file.to.is_none()), ("reason", file.reason.is_none())]
+            {
                 if missing {
                     self.error(at.clone(), format!("a waived gap needs '{key}'"));
                 }
@@ -337,7 +367,11 @@ impl Compiler<'_> {
                 continue;
             };
             if let Err(problem) = resolve::request(job, c, &window, Mailing::Job) {
-                let message = if connections.len() > 1 { format!("{} (connection '{}')", problem.message, c.name) } else { problem.message };
+                let message = if connections.len() > 1 {
+                    format!("{} (connection '{}')", problem.message, c.name)
+                } else {
+                    problem.message
+                };
                 self.error(problem.path, message);
             }
         }

@@ -49,7 +49,8 @@ pub fn job(job: &Job, now: DateTime<Utc>) -> Vec<Finding> {
                 DstKind::Gap => "does not exist; it fires at the first instant after",
                 DstKind::Overlap => "happens twice; it fires at the first",
             };
-            let message = format!("the clock change in {}: on {} {} {fate}", series.zone, hit.date, hit.time.format("%H:%M"));
+            let message =
+                format!("the clock change in {}: on {} {} {fate}", series.zone, hit.date, hit.time.format("%H:%M"));
             out.push(warn(at(hit.cron, n), message));
         }
         out.extend(windows(job, series, now));
@@ -78,7 +79,10 @@ fn windows(job: &Job, series: &Series, now: DateTime<Utc>) -> Option<Finding> {
     let windows: Vec<Window> =
         fires.iter().filter_map(|fire| rule.at(*fire, series.zone, job.policy.week_start)).collect();
     if windows.len() < fires.len() {
-        return Some(warn(path, format!("{rule} is empty at some of this schedule's fires (the clock stands at the window's start)")));
+        return Some(warn(
+            path,
+            format!("{rule} is empty at some of this schedule's fires (the clock stands at the window's start)"),
+        ));
     }
     if rule.provisional() {
         return None;
@@ -157,7 +161,8 @@ fn looks_secret(text: &str) -> bool {
                 && tail.bytes().all(|b| b.is_ascii_hexdigit())
         })
     });
-    let scheme = ["Basic ", "Bearer "].iter().any(|s| text.strip_prefix(s).is_some_and(|v| v.len() >= 16 && !v.contains(' ')));
+    let scheme =
+        ["Basic ", "Bearer "].iter().any(|s| text.strip_prefix(s).is_some_and(|v| v.len() >= 16 && !v.contains(' ')));
     let in_url = url::Url::parse(text).is_ok_and(|url| url.password().is_some());
     jaicp || scheme || in_url
 }

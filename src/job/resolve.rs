@@ -228,7 +228,8 @@ fn kind_of(value: &Value) -> &'static str {
 
 /// Whether `text` has the form of an e-mail address; the mail server has the last word.
 pub fn is_address(text: &str) -> bool {
-    let plain = |s: &str| !s.is_empty() && !s.chars().any(|c| c.is_whitespace() || c.is_control() || "<>,;\"@".contains(c));
+    let plain =
+        |s: &str| !s.is_empty() && !s.chars().any(|c| c.is_whitespace() || c.is_control() || "<>,;\"@".contains(c));
     match text.rsplit_once('@') {
         Some((local, domain)) => plain(local) && plain(domain) && !domain.starts_with('.') && !domain.ends_with('.'),
         None => false,

@@ -72,10 +72,7 @@ impl Schedule {
 
     /// The first fire strictly after `after`. `None`: it never fires again.
     pub fn next(&self, after: DateTime<Utc>) -> Option<DateTime<Utc>> {
-        self.crons
-            .iter()
-            .filter_map(|cron| next_of(cron, after, self.zone))
-            .min()
+        self.crons.iter().filter_map(|cron| next_of(cron, after, self.zone)).min()
     }
 
     /// The first `limit` fires in `(after, until]`, ascending, each once.
@@ -96,26 +93,15 @@ impl Schedule {
     pub fn dst_hits(&self, from: DateTime<Utc>) -> Vec<DstHit> {
         let mut hits = Vec::new();
         let mut start = from;
-        while let Some(next) = start
-            .checked_add_signed(DST_STRIDE)
-            .filter(|next| *next - from <= DST_HORIZON)
-        {
+        while let Some(next) = start.checked_add_signed(DST_STRIDE).filter(|next| *next - from <= DST_HORIZON) {
             let (before, after) = (offset_at(start, self.zone), offset_at(next, self.zone));
             if before != after {
                 let change = offset_change(start, next, self.zone);
                 let (left, taken) = (local(change - SECOND, self.zone) + SECOND, local(change, self.zone));
                 let kind = if left < taken { DstKind::Gap } else { DstKind::Overlap };
                 for (index, cron) in self.crons.iter().enumerate().filter(|(_, cron)| !cron.periodic()) {
-                    if let Some(hit) = cron
-                        .after(left.min(taken) - SECOND)
-                        .filter(|hit| *hit < left.max(taken))
-                    {
-                        hits.push(DstHit {
-                            cron: index,
-                            date: hit.date(),
-                            time: hit.time(),
-                            kind,
-                        });
+                    if let Some(hit) = cron.after(left.min(taken) - SECOND).filter(|hit| *hit < left.max(taken)) {
+                        hits.push(DstHit { cron: index, date: hit.date(), time: hit.time(), kind });
                     }
                 }
             }
@@ -134,11 +120,7 @@ impl Schedule {
 }
 
 fn next_of(cron: &Cron, after: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
-    if cron.periodic() {
-        next_periodic(cron, after, zone)
-    } else {
-        next_fixed(cron, after, zone)
-    }
+    if cron.periodic() { next_periodic(cron, after, zone) } else { next_fixed(cron, after, zone) }
 }
 
 /// The clock has reached every time up to its high-water mark, so the next fire is the next time above the mark. No
@@ -198,10 +180,7 @@ mod tests {
     }
 
     fn schedule(crons: &[&str], zone: &str) -> Schedule {
-        let crons = crons
-            .iter()
-            .map(|text| Cron::parse(text, "job@shop").expect("cron"))
-            .collect();
+        let crons = crons.iter().map(|text| Cron::parse(text, "job@shop").expect("cron")).collect();
         Schedule::new(crons, zone.parse().expect("zone"))
     }
 
@@ -228,26 +207,14 @@ mod tests {
         assert_eq!(berlin("0 * * * *", "2026-03-29").len(), 23);
         assert_eq!(berlin("0 * * * *", "2026-10-25").len(), 25);
         assert_eq!(berlin("30 2 * * *", "2026-10-25"), ["02:30:00+02:00"]);
-        assert_eq!(
-            berlin("15 2,3 * * *", "2026-10-25"),
-            ["02:15:00+02:00", "03:15:00+01:00"]
-        );
+        assert_eq!(berlin("15 2,3 * * *", "2026-10-25"), ["02:15:00+02:00", "03:15:00+01:00"]);
         assert_eq!(berlin("*/30 2 * * *", "2026-03-29"), Vec::<String>::new());
         assert_eq!(berlin("*/30 2 * * *", "2026-10-25").len(), 4);
         assert_eq!(fires(&["0 0 * * *"], "Africa/Cairo", "2026-04-24"), ["01:00:00+03:00"]);
-        assert_eq!(
-            fires(&["0 0 * * *"], "America/Santiago", "2026-09-06"),
-            ["01:00:00-03:00"]
-        );
-        assert_eq!(
-            fires(&["15 2 * * *"], "Australia/Lord_Howe", "2026-10-04"),
-            ["02:30:00+11:00"]
-        );
+        assert_eq!(fires(&["0 0 * * *"], "America/Santiago", "2026-09-06"), ["01:00:00-03:00"]);
+        assert_eq!(fires(&["15 2 * * *"], "Australia/Lord_Howe", "2026-10-04"), ["02:30:00+11:00"]);
         // Two crons of one schedule that meet at the end of a gap are one fire.
-        assert_eq!(
-            fires(&["30 2 * * *", "0 3 * * *"], "Europe/Berlin", "2026-03-29"),
-            ["03:00:00+02:00"]
-        );
+        assert_eq!(fires(&["30 2 * * *", "0 3 * * *"], "Europe/Berlin", "2026-03-29"), ["03:00:00+02:00"]);
     }
 
     #[test]
@@ -293,19 +260,13 @@ mod tests {
         let never = schedule(&["0 6 * * *", "0 0 30 2 *"], "Europe/Berlin");
         assert_eq!(never.never_fires().map(Cron::text), Some("0 0 30 2 *"));
         assert!(never.next(utc("2026-01-01T00:00:00Z")).is_some());
-        assert_eq!(
-            schedule(&["0 0 31 4,6,9,11 *"], "UTC").next(utc("2026-01-01T00:00:00Z")),
-            None
-        );
+        assert_eq!(schedule(&["0 0 31 4,6,9,11 *"], "UTC").next(utc("2026-01-01T00:00:00Z")), None);
         assert_eq!(schedule(&["0 0 29 2 *"], "UTC").never_fires(), None);
     }
 
     #[test]
     fn daylight_saving_hits_name_the_time_and_what_happens() {
-        let schedule = schedule(
-            &["30 2 * * *", "*/30 2 * * *", "0 3 * * *", "0 2 * * SUN"],
-            "Europe/Berlin",
-        );
+        let schedule = schedule(&["30 2 * * *", "*/30 2 * * *", "0 3 * * *", "0 2 * * SUN"], "Europe/Berlin");
         let hits = schedule.dst_hits(utc("2026-01-01T00:00:00Z"));
         let hit = |cron, date: &str, time: &str, kind| DstHit {
             cron,
@@ -367,9 +328,8 @@ mod tests {
     /// Steps over every minute of `(start, end]`, applies the definition to what the local clock shows, and compares.
     fn compare(zone: Tz, start: DateTime<Utc>, end: DateTime<Utc>, crons: &[&str]) {
         let minutes = (end - start).num_minutes();
-        let shown: Vec<NaiveDateTime> = (-2880..=minutes)
-            .map(|n| (start + TimeDelta::minutes(n)).with_timezone(&zone).naive_local())
-            .collect();
+        let shown: Vec<NaiveDateTime> =
+            (-2880..=minutes).map(|n| (start + TimeDelta::minutes(n)).with_timezone(&zone).naive_local()).collect();
         let dates: HashSet<NaiveDate> = shown.iter().map(NaiveDateTime::date).collect();
         for text in crons {
             let fields: Vec<&str> = text.split(' ').collect();
@@ -381,11 +341,7 @@ mod tests {
             let matches = |t: NaiveDateTime| {
                 let has = |i: usize, value: u32| masks[i] >> value & 1 == 1;
                 let (dom, dow) = (has(2, t.day()), has(4, t.weekday().num_days_from_sunday()));
-                let day = if fields[2] == "*" || fields[4] == "*" {
-                    dom && dow
-                } else {
-                    dom || dow
-                };
+                let day = if fields[2] == "*" || fields[4] == "*" { dom && dow } else { dom || dow };
                 has(0, t.minute()) && has(1, t.hour()) && day && has(3, t.month())
             };
             let periodic = fields[0].starts_with('*') || fields[1].starts_with('*');

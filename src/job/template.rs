@@ -76,7 +76,8 @@ fn parse_name(name: &str, place: Place) -> Result<Name, String> {
         return Err(format!("'{{{name}}}' is known in notices only"));
     }
     let words: Vec<&str> = NAMES.iter().filter(|(_, n)| known(n)).map(|(word, _)| *word).collect();
-    let guess = crate::yaml::did_you_mean(name, &words).map_or_else(String::new, |w| format!(", did you mean '{{{w}}}'?"));
+    let guess =
+        crate::yaml::did_you_mean(name, &words).map_or_else(String::new, |w| format!(", did you mean '{{{w}}}'?"));
     Err(format!(
         "unknown placeholder '{{{name}}}'{guess} (known: {}, var.NAME; write '{{{{' for a literal brace)",
         words.join(", ")
@@ -180,9 +181,9 @@ impl Tree {
             Value::Array(list) => Tree::List(
                 list.iter().enumerate().map(|(i, v)| Tree::parse(v, place, &path.index(i), report)).collect(),
             ),
-            Value::Object(map) => Tree::Map(
-                map.iter().map(|(k, v)| (k.clone(), Tree::parse(v, place, &path.key(k), report))).collect(),
-            ),
+            Value::Object(map) => {
+                Tree::Map(map.iter().map(|(k, v)| (k.clone(), Tree::parse(v, place, &path.key(k), report))).collect())
+            }
             other => Tree::Other(other.clone()),
         }
     }
@@ -271,9 +272,12 @@ mod tests {
 
     #[test]
     fn a_list_variable_alone_in_a_list_is_spliced() {
-        let tree = Tree::parse(&json!({"values": ["{var.support}", 9]}), Place::Request, &crate::yaml::Path::root(), &mut |_, m| {
-            panic!("{m}")
-        });
+        let tree = Tree::parse(
+            &json!({"values": ["{var.support}", 9]}),
+            Place::Request,
+            &crate::yaml::Path::root(),
+            &mut |_, m| panic!("{m}"),
+        );
         assert_eq!(tree.fill(&lookup), json!({"values": [1, 4, 9]}));
     }
 }

@@ -287,13 +287,17 @@ mod tests {
 
     #[test]
     fn the_content_hash_does_not_depend_on_the_order_of_keys() {
-        assert_eq!(canonical_hash(&json!({"a": 1, "b": [{"c": "x", "d": null}]})), canonical_hash(&json!({"b": [{"d": null, "c": "x"}], "a": 1})));
+        assert_eq!(
+            canonical_hash(&json!({"a": 1, "b": [{"c": "x", "d": null}]})),
+            canonical_hash(&json!({"b": [{"d": null, "c": "x"}], "a": 1}))
+        );
         assert_ne!(canonical_hash(&json!({"a": 1})), canonical_hash(&json!({"a": "1"})));
     }
 
     #[test]
     fn a_redacted_call_shows_neither_path_token_nor_credentials() {
-        let mut call = json_post(format!("https://x.example/reporter/p/{TOKEN_IN_PATH}/a"), json!({}), &BTreeMap::new());
+        let mut call =
+            json_post(format!("https://x.example/reporter/p/{TOKEN_IN_PATH}/a"), json!({}), &BTreeMap::new());
         call.authorization = Some("Basic ***".into());
         let shown = call.redacted();
         assert_eq!(shown["url"], "https://x.example/reporter/p/***/a");

@@ -43,10 +43,8 @@ impl Window {
     /// The window `[start, end)`, both cut down to whole seconds. `None` unless `start < end`, and for years (UTC)
     /// outside 1 to 9998.
     pub fn new(start: DateTime<Utc>, end: DateTime<Utc>, zone: Tz) -> Option<Window> {
-        let (start, end) = (
-            DateTime::from_timestamp(start.timestamp(), 0)?,
-            DateTime::from_timestamp(end.timestamp(), 0)?,
-        );
+        let (start, end) =
+            (DateTime::from_timestamp(start.timestamp(), 0)?, DateTime::from_timestamp(end.timestamp(), 0)?);
         let legible = YEARS.contains(&start.year()) && YEARS.contains(&end.year());
         (legible && start < end).then_some(Window { start, end, zone })
     }
@@ -114,10 +112,7 @@ impl Window {
 
     /// Local dates of the window's first and last instant.
     pub fn local_dates(&self) -> (NaiveDate, NaiveDate) {
-        (
-            local_date(self.start, self.zone),
-            local_date(self.end - SECOND, self.zone),
-        )
+        (local_date(self.start, self.zone), local_date(self.end - SECOND, self.zone))
     }
 
     /// First and last millisecond in UTC, as BIK and JAICP want them: `2026-11-18T18:30:00.000Z`.
@@ -157,11 +152,7 @@ impl Window {
             };
             // `next` is a later date than the one `start` lies in, so its day starts after `start`.
             let end = next.map_or(self.end, |date| day_start(date, self.zone).min(self.end));
-            parts.push(Window {
-                start,
-                end,
-                zone: self.zone,
-            });
+            parts.push(Window { start, end, zone: self.zone });
             start = end;
         }
         parts
@@ -245,9 +236,7 @@ mod tests {
     }
 
     fn at(rule: &str, fire_at: &str, name: &str) -> Option<Window> {
-        rule.parse::<WindowRule>()
-            .expect("rule")
-            .at(utc(fire_at), zone(name), Weekday::Mon)
+        rule.parse::<WindowRule>().expect("rule").at(utc(fire_at), zone(name), Weekday::Mon)
     }
 
     /// Every offset change of 1970 to 2037, once per zone.
@@ -273,11 +262,7 @@ mod tests {
         let mut found = changes();
         found.retain(|(zone, change)| {
             let (before, after) = (local(*change - SECOND, *zone), local(*change, *zone));
-            seen.insert((
-                before.format("%u%T").to_string(),
-                after - before,
-                change.timestamp() / 86_400 / 1000,
-            ))
+            seen.insert((before.format("%u%T").to_string(), after - before, change.timestamp() / 86_400 / 1000))
         });
         found
     }
@@ -292,22 +277,10 @@ mod tests {
         assert_eq!(hours("2026-10-25", "Europe/Berlin"), 25);
         assert_eq!(hours("2026-10-26", "Europe/Berlin"), 24);
         // Midnight does not exist; midnight happens twice (00:01 back to 23:01).
-        assert_eq!(
-            day_start(date("2026-04-24"), zone("Africa/Cairo")),
-            utc("2026-04-23T22:00:00Z")
-        );
-        assert_eq!(
-            day_start(date("2006-10-29"), zone("America/St_Johns")),
-            utc("2006-10-29T02:30:00Z")
-        );
-        assert_eq!(
-            local_date(utc("2006-10-29T03:00:00Z"), zone("America/St_Johns")),
-            date("2006-10-29")
-        );
-        assert_eq!(
-            local(utc("2006-10-29T03:00:00Z"), zone("America/St_Johns")).date(),
-            date("2006-10-28")
-        );
+        assert_eq!(day_start(date("2026-04-24"), zone("Africa/Cairo")), utc("2026-04-23T22:00:00Z"));
+        assert_eq!(day_start(date("2006-10-29"), zone("America/St_Johns")), utc("2006-10-29T02:30:00Z"));
+        assert_eq!(local_date(utc("2006-10-29T03:00:00Z"), zone("America/St_Johns")), date("2006-10-29"));
+        assert_eq!(local(utc("2006-10-29T03:00:00Z"), zone("America/St_Johns")).date(), date("2006-10-28"));
     }
 
     #[test]
@@ -322,26 +295,17 @@ mod tests {
         assert_eq!(last.label(), "2011-12-29--2012-01-01");
         // The Line Islands never had the last day of 1994, and still had a December.
         let december = at("previous_month", "1995-01-05T00:00:00Z", "Pacific/Kiritimati").expect("window");
-        assert_eq!(
-            (december.label().as_str(), december.local_dates().1),
-            ("1994-12", date("1994-12-30"))
-        );
+        assert_eq!((december.label().as_str(), december.local_dates().1), ("1994-12", date("1994-12-30")));
     }
 
     #[test]
     fn labels_name_days_weeks_months_quarters_and_instants() {
         let kolkata = "Asia/Kolkata";
         assert_eq!(days("2026-11-19", "2026-11-19", kolkata).label(), "2026-11-19");
-        assert_eq!(
-            days("2026-11-16", "2026-11-22", kolkata).label(),
-            "2026-11-16--2026-11-22"
-        );
+        assert_eq!(days("2026-11-16", "2026-11-22", kolkata).label(), "2026-11-16--2026-11-22");
         assert_eq!(days("2026-11-01", "2026-11-30", kolkata).label(), "2026-11");
         assert_eq!(days("2026-10-01", "2026-12-31", kolkata).label(), "2026-Q4");
-        assert_eq!(
-            days("2026-10-01", "2026-11-30", kolkata).label(),
-            "2026-10-01--2026-11-30"
-        );
+        assert_eq!(days("2026-10-01", "2026-11-30", kolkata).label(), "2026-10-01--2026-11-30");
         let part =
             Window::new(utc("2026-11-19T06:30:00Z"), utc("2026-11-19T10:15:00Z"), zone(kolkata)).expect("window");
         assert_eq!(part.label(), "20261119T063000Z--20261119T101500Z");
@@ -351,24 +315,13 @@ mod tests {
 
     #[test]
     fn no_two_windows_of_a_zone_share_a_label() {
-        for name in [
-            "Europe/Berlin",
-            "Pacific/Apia",
-            "America/St_Johns",
-            "America/Santiago",
-            "Australia/Lord_Howe",
-        ] {
+        for name in ["Europe/Berlin", "Pacific/Apia", "America/St_Johns", "America/Santiago", "Australia/Lord_Howe"] {
             let whole = days("2010-10-01", "2012-03-31", name);
             let mut windows = Vec::new();
             for each in [Each::Day, Each::Week, Each::Month] {
                 windows.extend(whole.parts(each, Weekday::Mon));
             }
-            windows.extend(
-                windows
-                    .clone()
-                    .iter()
-                    .flat_map(|w| w.parts(Each::Day, Weekday::Mon).into_iter().take(2)),
-            );
+            windows.extend(windows.clone().iter().flat_map(|w| w.parts(Each::Day, Weekday::Mon).into_iter().take(2)));
             windows.extend((0..3000).filter_map(|hour| {
                 WindowRule::PreviousHour.at(whole.start() + HOUR * hour, whole.zone(), Weekday::Mon)
             }));
@@ -391,14 +344,8 @@ mod tests {
     #[test]
     fn vendors_get_the_last_instant_inside_the_window() {
         let window = days("2026-11-19", "2026-11-19", "Asia/Kolkata");
-        assert_eq!(
-            window.utc_millis(),
-            ("2026-11-18T18:30:00.000Z".into(), "2026-11-19T18:29:59.999Z".into())
-        );
-        let micros = (
-            "2026-11-19T00:00:00.000000+05:30".into(),
-            "2026-11-19T23:59:59.999999+05:30".into(),
-        );
+        assert_eq!(window.utc_millis(), ("2026-11-18T18:30:00.000Z".into(), "2026-11-19T18:29:59.999Z".into()));
+        let micros = ("2026-11-19T00:00:00.000000+05:30".into(), "2026-11-19T23:59:59.999999+05:30".into());
         assert_eq!(window.local_micros(), micros);
         assert_eq!(window.start_rfc3339(), "2026-11-19T00:00:00+05:30");
         assert_eq!(window.end_rfc3339(), "2026-11-20T00:00:00+05:30");
@@ -406,28 +353,16 @@ mod tests {
         let spring = days("2026-03-29", "2026-03-29", "Europe/Berlin").local_micros();
         assert_eq!(spring.0, "2026-03-29T00:00:00.000000+01:00");
         assert_eq!(spring.1, "2026-03-29T23:59:59.999999+02:00");
-        assert_eq!(
-            rfc3339_in(utc("1970-01-01T00:00:00Z"), zone("Africa/Monrovia")),
-            "1970-01-01T00:00:00+00:00"
-        );
-        assert_eq!(
-            rfc3339_in(utc("2026-01-01T00:00:00Z"), zone("UTC")),
-            "2026-01-01T00:00:00+00:00"
-        );
-        assert_eq!(
-            rfc3339_in(utc("2026-01-01T00:00:00Z"), zone("America/St_Johns")),
-            "2025-12-31T20:30:00-03:30"
-        );
+        assert_eq!(rfc3339_in(utc("1970-01-01T00:00:00Z"), zone("Africa/Monrovia")), "1970-01-01T00:00:00+00:00");
+        assert_eq!(rfc3339_in(utc("2026-01-01T00:00:00Z"), zone("UTC")), "2026-01-01T00:00:00+00:00");
+        assert_eq!(rfc3339_in(utc("2026-01-01T00:00:00Z"), zone("America/St_Johns")), "2025-12-31T20:30:00-03:30");
     }
 
     #[test]
     fn a_window_survives_json_and_a_wrong_one_does_not_load() {
         let window = days("2026-11-19", "2026-11-19", "Asia/Kolkata");
         let json = serde_json::to_string(&window).expect("json");
-        assert_eq!(
-            json,
-            r#"{"start":"2026-11-18T18:30:00Z","end":"2026-11-19T18:30:00Z","zone":"Asia/Kolkata"}"#
-        );
+        assert_eq!(json, r#"{"start":"2026-11-18T18:30:00Z","end":"2026-11-19T18:30:00Z","zone":"Asia/Kolkata"}"#);
         let back: Window = serde_json::from_str(&json).expect("window");
         assert_eq!((back, back.zone()), (window, window.zone()));
         let swapped = r#"{"start":"2026-11-19T18:30:00Z","end":"2026-11-18T18:30:00Z","zone":"Asia/Kolkata"}"#;
@@ -451,9 +386,7 @@ mod tests {
         ] {
             assert_eq!(label(rule, fire, "Asia/Kolkata").as_deref(), Some(expected), "{rule}");
         }
-        let sunday = WindowRule::PreviousWeek
-            .at(utc(fire), zone("Asia/Kolkata"), Weekday::Sun)
-            .expect("window");
+        let sunday = WindowRule::PreviousWeek.at(utc(fire), zone("Asia/Kolkata"), Weekday::Sun).expect("window");
         assert_eq!(sunday.label(), "2026-11-08--2026-11-14");
         assert_eq!(label("today", "2026-11-19T18:30:00Z", "Asia/Kolkata"), None);
         assert_eq!(label("month_to_date", "2026-10-31T18:30:00Z", "Asia/Kolkata"), None);
@@ -467,14 +400,8 @@ mod tests {
     fn a_half_hour_change_leaves_half_hours() {
         let hour = |fire_at| at("previous_hour", fire_at, "Australia/Lord_Howe").expect("window");
         // 02:00+11 back to 01:30+10:30 on 2026-04-05.
-        assert_eq!(
-            hour("2026-04-04T15:30:00Z").end() - hour("2026-04-04T15:30:00Z").start(),
-            TimeDelta::minutes(30)
-        );
-        assert_eq!(
-            hour("2026-04-04T15:29:00Z").label(),
-            "20260404T140000Z--20260404T150000Z"
-        );
+        assert_eq!(hour("2026-04-04T15:30:00Z").end() - hour("2026-04-04T15:30:00Z").start(), TimeDelta::minutes(30));
+        assert_eq!(hour("2026-04-04T15:29:00Z").label(), "20260404T140000Z--20260404T150000Z");
         assert_eq!(hour("2026-04-04T15:29:00Z").end(), hour("2026-04-04T15:30:00Z").start());
     }
 
@@ -500,16 +427,9 @@ mod tests {
         for (zone, change) in distinct_changes() {
             let mut fire_at = change + HOUR * 4;
             while fire_at > change - HOUR * 4 {
-                let window = WindowRule::PreviousHour
-                    .at(fire_at, zone, Weekday::Mon)
-                    .expect("window");
-                assert!(
-                    window.end() <= fire_at && window.end() - window.start() <= HOUR,
-                    "{zone} {fire_at}"
-                );
-                let inside = WindowRule::PreviousHour
-                    .at(window.end() - SECOND, zone, Weekday::Mon)
-                    .expect("window");
+                let window = WindowRule::PreviousHour.at(fire_at, zone, Weekday::Mon).expect("window");
+                assert!(window.end() <= fire_at && window.end() - window.start() <= HOUR, "{zone} {fire_at}");
+                let inside = WindowRule::PreviousHour.at(window.end() - SECOND, zone, Weekday::Mon).expect("window");
                 assert_eq!(inside.end(), window.start(), "{zone} {fire_at}");
                 fire_at = window.end() - SECOND;
             }
@@ -539,31 +459,16 @@ mod tests {
     #[test]
     fn a_local_time_is_reached_once() {
         let resolve = |naive: &str, name| resolve_local(naive.parse::<NaiveDateTime>().expect("naive"), zone(name));
-        assert_eq!(
-            resolve("2026-03-29T02:30:00", "Europe/Berlin"),
-            utc("2026-03-29T01:00:00Z")
-        );
-        assert_eq!(
-            resolve("2026-10-25T02:30:00", "Europe/Berlin"),
-            utc("2026-10-25T00:30:00Z")
-        );
-        assert_eq!(
-            resolve("2026-11-19T06:30:00", "Asia/Kolkata"),
-            utc("2026-11-19T01:00:00Z")
-        );
+        assert_eq!(resolve("2026-03-29T02:30:00", "Europe/Berlin"), utc("2026-03-29T01:00:00Z"));
+        assert_eq!(resolve("2026-10-25T02:30:00", "Europe/Berlin"), utc("2026-10-25T00:30:00Z"));
+        assert_eq!(resolve("2026-11-19T06:30:00", "Asia/Kolkata"), utc("2026-11-19T01:00:00Z"));
     }
 
     #[test]
     fn weeks_months_and_quarters_tile_in_every_zone() {
         for zone in TZ_VARIANTS {
-            for rule in [
-                WindowRule::PreviousWeek,
-                WindowRule::PreviousMonth,
-                WindowRule::PreviousQuarter,
-            ] {
-                let mut window = rule
-                    .at(utc("2012-02-01T12:00:00Z"), zone, Weekday::Sun)
-                    .expect("window");
+            for rule in [WindowRule::PreviousWeek, WindowRule::PreviousMonth, WindowRule::PreviousQuarter] {
+                let mut window = rule.at(utc("2012-02-01T12:00:00Z"), zone, Weekday::Sun).expect("window");
                 for _ in 0..6 {
                     let earlier = rule.at(window.start(), zone, Weekday::Sun).expect("window");
                     assert_eq!(earlier.end(), window.start(), "{zone} {rule}");
@@ -579,14 +484,9 @@ mod tests {
             for t in [DateTime::<Utc>::MIN_UTC, DateTime::<Utc>::MAX_UTC] {
                 let (date, shown) = (local_date(t, zone), rfc3339_in(t, zone));
                 assert!((day_start(date, zone) - t).abs() <= DAY * 2 && !shown.is_empty());
-                for rule in [
-                    "previous_hour",
-                    "yesterday",
-                    "today",
-                    "previous_week",
-                    "previous_month",
-                    "previous_quarter",
-                ] {
+                for rule in
+                    ["previous_hour", "yesterday", "today", "previous_week", "previous_month", "previous_quarter"]
+                {
                     let rule: WindowRule = rule.parse().expect("rule");
                     assert_eq!(rule.at(t, zone, Weekday::Mon), None);
                 }

@@ -19,7 +19,9 @@ pub fn poll_interval(polls: u32, age: Duration, random: f64) -> Duration {
         Duration::from_secs(120)
     } else {
         // 1.5^9 × 2 s is past the cap, so a larger exponent changes nothing.
-        Duration::from_secs(2).mul_f64(1.5_f64.powi(i32::try_from(polls.min(9)).unwrap_or(9))).min(Duration::from_secs(60))
+        Duration::from_secs(2)
+            .mul_f64(1.5_f64.powi(i32::try_from(polls.min(9)).unwrap_or(9)))
+            .min(Duration::from_secs(60))
     };
     base.mul_f64(0.8 + 0.4 * random.clamp(0.0, 1.0))
 }

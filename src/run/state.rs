@@ -73,9 +73,10 @@ impl FromStr for State {
     type Err = String;
 
     fn from_str(text: &str) -> Result<State, String> {
-        State::ALL.into_iter().find(|s| s.as_str() == text).ok_or_else(|| {
-            format!("unknown state '{text}': expected {}", State::ALL.map(State::as_str).join(", "))
-        })
+        State::ALL
+            .into_iter()
+            .find(|s| s.as_str() == text)
+            .ok_or_else(|| format!("unknown state '{text}': expected {}", State::ALL.map(State::as_str).join(", ")))
     }
 }
 

@@ -152,15 +152,7 @@ fn success(data: &Value) -> Answer {
 }
 
 fn generate_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
-    let allowed = [
-        "reportType",
-        "reportName",
-        "dateRange",
-        "emails",
-        "reportDescription",
-        "filters",
-        "appId",
-    ];
+    let allowed = ["reportType", "reportName", "dateRange", "emails", "reportDescription", "filters", "appId"];
     let fields = Fields::new(body, "").only(&allowed)?;
     fields.word("reportType", &TYPES)?;
     let name = fields.text("reportName")?;
@@ -178,9 +170,7 @@ fn generate_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
         return range.wrong("startDate", "must be before 'dateRange.endDate'");
     }
 
-    let emails = fields.list_of("emails", "e-mail addresses", |email| {
-        email.as_str().is_some_and(is_email)
-    })?;
+    let emails = fields.list_of("emails", "e-mail addresses", |email| email.as_str().is_some_and(is_email))?;
     if emails.is_empty() {
         return fields.wrong("emails", "must hold at least one address");
     }
@@ -193,30 +183,19 @@ fn generate_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
         filters.maybe_word("groupBy", &["day", "week", "month"])?;
     }
 
-    let seed = ["reportType", "reportName", "dateRange", "filters"]
-        .map(|key| json!(fields.get(key)).to_string())
-        .concat();
+    let seed =
+        ["reportType", "reportName", "dateRange", "filters"].map(|key| json!(fields.get(key)).to_string()).concat();
     let mut state = world.lock();
     let id = 44_590 + state.bik.reports.len() as u64;
     let task = Task::begin(&mut state.faults, Vendor::Bik, "generateReport", Instant::now());
-    state.bik.reports.insert(
-        id,
-        Report {
-            task,
-            span: Span { start, end },
-            seed,
-            channel,
-        },
-    );
+    state.bik.reports.insert(id, Report { task, span: Span { start, end }, seed, channel });
     let at = world.now();
-    state
-        .mails
-        .extend(emails.iter().filter_map(Value::as_str).map(|to| Mail {
-            to: to.to_owned(),
-            report_name: name.to_owned(),
-            report_history_id: id,
-            at,
-        }));
+    state.mails.extend(emails.iter().filter_map(Value::as_str).map(|to| Mail {
+        to: to.to_owned(),
+        report_name: name.to_owned(),
+        report_history_id: id,
+        at,
+    }));
     Ok(success(&json!({"reportHistoryId": id})))
 }
 
@@ -230,10 +209,7 @@ fn get_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
     let mut state = world.lock();
     let state = &mut *state;
     let report = state.bik.reports.get_mut(&id).ok_or_else(unknown)?;
-    let seen = report
-        .task
-        .poll(&mut state.faults, (Vendor::Bik, "getReportById"), world.age())
-        .ok_or_else(unknown)?;
+    let seen = report.task.poll(&mut state.faults, (Vendor::Bik, "getReportById"), world.age()).ok_or_else(unknown)?;
     // Before the end the link is missing or null: nobody documents which.
     Ok(success(&match seen {
         Stage::Waiting => json!({"reportStatus": "QUEUE"}),
@@ -242,11 +218,7 @@ fn get_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
         Stage::Failed | Stage::Stopped => json!({"reportStatus": "FAILED", "downloadLink": null}),
         Stage::Done => {
             let fault = report.task.link_fault(&mut state.faults, Vendor::Bik, "getReportById");
-            let token = if fault == Some(FaultKind::DeadLink) {
-                "revoked".to_owned()
-            } else {
-                token_of(id)
-            };
+            let token = if fault == Some(FaultKind::DeadLink) { "revoked".to_owned() } else { token_of(id) };
             let path = format!("{FILES}{id}.csv?alt=media&token={token}");
             json!({"reportStatus": "COMPLETED", "downloadLink": world.link(&path, fault)})
         }
@@ -254,19 +226,11 @@ fn get_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
 }
 
 fn download(world: &World, call: &Call) -> Result<Answer, Refusal> {
-    let id = call
-        .path
-        .strip_prefix(FILES)
-        .and_then(|name| name.strip_suffix(".csv")?.parse::<u64>().ok());
+    let id = call.path.strip_prefix(FILES).and_then(|name| name.strip_suffix(".csv")?.parse::<u64>().ok());
     let mut state = world.lock();
-    let fault = state
-        .faults
-        .take(Vendor::Bik, "download", |kind| !kind.is_of_the_wire());
+    let fault = state.faults.take(Vendor::Bik, "download", |kind| !kind.is_of_the_wire());
     let report = id.and_then(|id| state.bik.reports.get(&id));
-    let (Some(id), Some(report)) = (
-        id,
-        report.filter(|report| report.task.stage(world.age()) == Stage::Done),
-    ) else {
+    let (Some(id), Some(report)) = (id, report.filter(|report| report.task.stage(world.age()) == Stage::Done)) else {
         return Err(Refusal::not_found("Not Found."));
     };
     let token = call.params().into_iter().find(|(key, _)| key == "token");
@@ -283,14 +247,7 @@ fn download(world: &World, call: &Call) -> Result<Answer, Refusal> {
 
     let rows = if no_rows { 0 } else { span.row_count(&seed) };
     let channels = channel.map_or(CHANNELS.to_vec(), |channel| vec![channel]);
-    let sheet = Sheet {
-        columns: &COLUMNS,
-        span,
-        seed: &seed,
-        rows,
-        channels: &channels,
-        time_pattern: "",
-    };
+    let sheet = Sheet { columns: &COLUMNS, span, seed: &seed, rows, channels: &channels, time_pattern: "" };
     Ok(Answer::new(StatusCode::OK, CSV, sheet.csv(',', true)))
 }
 
@@ -302,14 +259,8 @@ fn token_of(id: u64) -> String {
 /// A timestamp, or the midnight that is `days` after a plain date's.
 fn moment(text: &str, days: u64) -> Option<DateTime<Utc>> {
     instant(text).or_else(|| {
-        let date = NaiveDate::parse_from_str(text, "%Y-%m-%d")
-            .ok()
-            .filter(|_| text.len() == 10)?;
-        Some(
-            date.checked_add_days(Days::new(days))?
-                .and_time(NaiveTime::MIN)
-                .and_utc(),
-        )
+        let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == 10)?;
+        Some(date.checked_add_days(Days::new(days))?.and_time(NaiveTime::MIN).and_utc())
     })
 }
 

@@ -31,9 +31,7 @@ impl Call {
 
     /// The decoded query parameters in the order sent.
     pub fn params(&self) -> Vec<(String, String)> {
-        url::form_urlencoded::parse(self.query.as_bytes())
-            .into_owned()
-            .collect()
+        url::form_urlencoded::parse(self.query.as_bytes()).into_owned().collect()
     }
 
     /// User and password of HTTP Basic.
@@ -46,12 +44,7 @@ impl Call {
 
     /// The body as a JSON object, which must be declared as JSON.
     pub fn object(&self) -> Result<Object, Refusal> {
-        let media_type = self
-            .header("content-type")
-            .unwrap_or_default()
-            .split(';')
-            .next()
-            .unwrap_or_default();
+        let media_type = self.header("content-type").unwrap_or_default().split(';').next().unwrap_or_default();
         if !media_type.trim().eq_ignore_ascii_case("application/json") {
             return Err(Refusal::invalid("the Content-Type header must be application/json"));
         }
@@ -80,11 +73,7 @@ pub(super) enum Content {
 impl Answer {
     pub fn new(status: StatusCode, media_type: &str, body: impl Into<Bytes>) -> Self {
         let headers = vec![("content-type", media_type.to_owned())];
-        Self {
-            status,
-            headers,
-            content: Content::Whole(body.into()),
-        }
+        Self { status, headers, content: Content::Whole(body.into()) }
     }
 
     pub fn json(status: StatusCode, body: &Value) -> Self {
@@ -101,10 +90,7 @@ impl Answer {
 
     /// The 32 MiB CSV.
     pub fn huge() -> Self {
-        Self {
-            content: Content::Huge,
-            ..Self::new(StatusCode::OK, CSV, "")
-        }
+        Self { content: Content::Huge, ..Self::new(StatusCode::OK, CSV, "") }
     }
 
     pub fn with(mut self, header: &'static str, value: impl Into<String>) -> Self {
@@ -124,11 +110,7 @@ pub(super) struct Refusal {
 
 impl Refusal {
     pub fn new(status: StatusCode, message: impl Into<String>) -> Self {
-        Self {
-            status,
-            word: None,
-            message: message.into(),
-        }
+        Self { status, word: None, message: message.into() }
     }
 
     pub fn invalid(message: impl Into<String>) -> Self {
@@ -154,11 +136,7 @@ impl<'a> Fields<'a> {
     }
 
     fn name(self, key: &str) -> String {
-        if self.at.is_empty() {
-            format!("'{key}'")
-        } else {
-            format!("'{}.{key}'", self.at)
-        }
+        if self.at.is_empty() { format!("'{key}'") } else { format!("'{}.{key}'", self.at) }
     }
 
     pub fn wrong<T>(self, key: &str, what: &str) -> Result<T, Refusal> {
@@ -214,8 +192,7 @@ impl<'a> Fields<'a> {
 
     pub fn word(self, key: &str, words: &[&str]) -> Result<&'a str, Refusal> {
         self.need(key)?;
-        self.maybe_word(key, words)?
-            .map_or_else(|| self.wrong(key, "is required"), Ok)
+        self.maybe_word(key, words)?.map_or_else(|| self.wrong(key, "is required"), Ok)
     }
 
     pub fn maybe_object(self, key: &str) -> Result<Option<&'a Object>, Refusal> {
@@ -228,8 +205,7 @@ impl<'a> Fields<'a> {
 
     pub fn object(self, key: &str) -> Result<&'a Object, Refusal> {
         self.need(key)?;
-        self.maybe_object(key)?
-            .map_or_else(|| self.wrong(key, "is required"), Ok)
+        self.maybe_object(key)?.map_or_else(|| self.wrong(key, "is required"), Ok)
     }
 
     pub fn maybe_list(self, key: &str) -> Result<Option<&'a [Value]>, Refusal> {

@@ -13,19 +13,8 @@ pub(super) const MOST_ROWS: usize = 500;
 /// Channel names as both CSV vendors write them.
 pub(super) const CHANNELS: [&str; 5] = ["whatsapp", "telegram", "viber", "vk", "livechat"];
 
-const AGENTS: [&str; 4] = [
-    "asha@north.example",
-    "ben@north.example",
-    "zoë@south.example",
-    "noor@south.example",
-];
-const PEOPLE: [&str; 5] = [
-    "Anna Müller",
-    "Иван Петров",
-    "O'Brien, Sean",
-    "आशा राव",
-    "Li \"Leo\" Wei",
-];
+const AGENTS: [&str; 4] = ["asha@north.example", "ben@north.example", "zoë@south.example", "noor@south.example"];
+const PEOPLE: [&str; 5] = ["Anna Müller", "Иван Петров", "O'Brien, Sean", "आशा राव", "Li \"Leo\" Wei"];
 const LABELS: [&str; 4] = ["refund", "delivery", "sizes; colours", "praise"];
 const TEXTS: [&str; 5] = [
     "first line\r\nsecond line",
@@ -110,9 +99,7 @@ impl Span {
         let edge = |row: usize| length.saturating_mul(i64::try_from(row).unwrap_or(count)) / count;
         let (from, to) = (edge(row), edge(row + 1));
         let into = i64::from(dice.below(10_000)) * ((to - from) / 10_000);
-        self.start
-            .checked_add_signed(TimeDelta::milliseconds(from + into))
-            .unwrap_or(self.start)
+        self.start.checked_add_signed(TimeDelta::milliseconds(from + into)).unwrap_or(self.start)
     }
 }
 
@@ -204,9 +191,7 @@ fn java_time(pattern: &str, at: DateTime<Utc>) -> String {
         ("SSS", "%3f"),
         ("'", ""),
     ];
-    letters.iter().fold(pattern.to_owned(), |text, (java, ours)| {
-        text.replace(java, &at.format(ours).to_string())
-    })
+    letters.iter().fold(pattern.to_owned(), |text, (java, ours)| text.replace(java, &at.format(ours).to_string()))
 }
 
 /// Parts of the huge report; all have the same length.
@@ -225,22 +210,12 @@ mod tests {
     use super::*;
 
     fn span(start: &str, end: &str) -> Span {
-        Span {
-            start: start.parse().unwrap(),
-            end: end.parse().unwrap(),
-        }
+        Span { start: start.parse().unwrap(), end: end.parse().unwrap() }
     }
 
     fn sheet(seed: &str, span: Span) -> Sheet<'_> {
         let columns = &[("When", Cell::Time), ("Note", Cell::Text), ("Count", Cell::Number(9))];
-        Sheet {
-            columns,
-            span,
-            seed,
-            rows: span.row_count(seed),
-            channels: &CHANNELS,
-            time_pattern: "",
-        }
+        Sheet { columns, span, seed, rows: span.row_count(seed), channels: &CHANNELS, time_pattern: "" }
     }
 
     #[test]

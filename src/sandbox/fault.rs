@@ -180,13 +180,7 @@ impl fmt::Display for FaultKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self, WORDS.iter().find(|(_, kind)| kind == self)) {
             (_, Some((word, _))) => f.write_str(word),
-            (
-                Self::Status {
-                    code,
-                    retry_after: Some(seconds),
-                },
-                None,
-            ) => write!(f, "{code}+{seconds}"),
+            (Self::Status { code, retry_after: Some(seconds) }, None) => write!(f, "{code}+{seconds}"),
             (Self::Status { code, .. } | Self::Inner(code), None) => write!(f, "{code}"),
             (_, None) => Ok(()),
         }
@@ -264,44 +258,25 @@ impl FromStr for Fault {
             .ok_or_else(|| FaultError::Vendor(vendor.to_owned()))?;
         if !vendor.operations().contains(&operation) {
             let known = vendor.operations().join(", ");
-            return Err(FaultError::Operation {
-                vendor,
-                word: operation.to_owned(),
-                known,
-            });
+            return Err(FaultError::Operation { vendor, word: operation.to_owned(), known });
         }
         let (word, times) = match what.split_once(':') {
             Some((word, times)) => (word, Some(times)),
             None => (what, None),
         };
-        let kind = kind_of(word)
-            .filter(|kind| kind.fits(vendor, operation))
-            .ok_or_else(|| {
-                let known: Vec<_> = WORDS
-                    .iter()
-                    .filter(|(_, kind)| kind.fits(vendor, operation))
-                    .map(|(word, _)| *word)
-                    .collect();
-                let (operation, word) = (operation.to_owned(), word.to_owned());
-                FaultError::Kind {
-                    vendor,
-                    operation,
-                    word,
-                    known: known.join(", "),
-                }
-            })?;
+        let kind = kind_of(word).filter(|kind| kind.fits(vendor, operation)).ok_or_else(|| {
+            let known: Vec<_> =
+                WORDS.iter().filter(|(_, kind)| kind.fits(vendor, operation)).map(|(word, _)| *word).collect();
+            let (operation, word) = (operation.to_owned(), word.to_owned());
+            FaultError::Kind { vendor, operation, word, known: known.join(", ") }
+        })?;
         let times = times
             .map(|text| match text.parse() {
                 Ok(times) if times > 0 => Ok(times),
                 _ => Err(FaultError::Times(text.to_owned())),
             })
             .transpose()?;
-        Ok(Self {
-            vendor,
-            operation: operation.to_owned(),
-            kind,
-            times,
-        })
+        Ok(Self { vendor, operation: operation.to_owned(), kind, times })
     }
 }
 
@@ -337,10 +312,7 @@ impl FaultBook {
 
     /// One line for each fault with the times that are left.
     pub(super) fn lines(&self) -> String {
-        self.0
-            .iter()
-            .flat_map(|fault| [fault.to_string(), "\n".to_owned()])
-            .collect()
+        self.0.iter().flat_map(|fault| [fault.to_string(), "\n".to_owned()]).collect()
     }
 
     /// Uses up one time of the first fault for this operation that the caller can act on now.
@@ -376,11 +348,7 @@ mod tests {
         let mut seen = 0;
         for vendor in Vendor::ALL {
             for operation in vendor.operations() {
-                for word in WORDS
-                    .iter()
-                    .map(|(word, _)| *word)
-                    .chain(["429+7", "503", "301", "599"])
-                {
+                for word in WORDS.iter().map(|(word, _)| *word).chain(["429+7", "503", "301", "599"]) {
                     for times in ["", ":1", ":70"] {
                         let text = format!("{vendor}.{operation}={word}{times}");
                         if let Ok(fault) = text.parse::<Fault>() {
@@ -400,22 +368,10 @@ mod tests {
         assert!(error("bikk.download=lost").contains("the vendors are bik, livechat, jaicp"));
         assert!(error("jaicp.poll=lost").contains("create, task, download, delete, query, by-session, filters"));
         assert!(error("bik.download=lots").contains("lost, reset, hang"));
-        assert!(
-            !error("livechat.report=stuck").contains("stuck,"),
-            "a fault that cannot happen here is not offered"
-        );
+        assert!(!error("livechat.report=stuck").contains("stuck,"), "a fault that cannot happen here is not offered");
         assert!(error("bik.download=lost:0").contains("from 1"));
         assert!(error("bik.download=lost:1:2").contains("from 1"));
-        for text in [
-            "",
-            "bik",
-            "bik=lost",
-            "bik.download",
-            "=",
-            ".=",
-            "bik.=lost",
-            "bik.download=",
-        ] {
+        for text in ["", "bik", "bik=lost", "bik.download", "=", ".=", "bik.=lost", "bik.download="] {
             assert!(text.parse::<Fault>().is_err(), "{text}");
         }
         for text in ["200", "600", "500+1", "503+", "503+-1", "503+x", "99999999"] {
@@ -430,14 +386,8 @@ mod tests {
             book.add(text.parse().unwrap());
         }
         let mut next = |operation| book.take(Vendor::Jaicp, operation, FaultKind::is_of_the_wire);
-        let busy = FaultKind::Status {
-            code: 503,
-            retry_after: Some(1),
-        };
-        assert_eq!(
-            [(); 4].map(|()| next("task")),
-            [Some(busy), Some(busy), Some(FaultKind::Lost), None]
-        );
+        let busy = FaultKind::Status { code: 503, retry_after: Some(1) };
+        assert_eq!([(); 4].map(|()| next("task")), [Some(busy), Some(busy), Some(FaultKind::Lost), None]);
         assert_eq!([(); 3].map(|()| next("query")), [Some(FaultKind::Reset); 3]);
     }
 }

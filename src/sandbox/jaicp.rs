@@ -41,11 +41,7 @@ impl Store {
 
 /// The token of a path of the Reporter and what follows it.
 fn token_and_rest(path: &str) -> Option<(String, &str)> {
-    let (token, rest) = path
-        .strip_prefix("/api")
-        .unwrap_or(path)
-        .strip_prefix("/reporter/p/")?
-        .split_once('/')?;
+    let (token, rest) = path.strip_prefix("/api").unwrap_or(path).strip_prefix("/reporter/p/")?.split_once('/')?;
     // Some clients escape the token's colon; a server sees through that.
     Some((token.replace("%3A", ":").replace("%3a", ":"), rest))
 }
@@ -79,11 +75,7 @@ pub(super) fn answer(world: &World, operation: &str, call: &Call) -> Result<Answ
     if token != world.lock().credentials.jaicp_token {
         return Err(Refusal::new(StatusCode::UNAUTHORIZED, "token is not valid"));
     }
-    let no_rows = || {
-        world
-            .take_fault(Vendor::Jaicp, operation, |kind| kind == FaultKind::NoRows)
-            .is_some()
-    };
+    let no_rows = || world.take_fault(Vendor::Jaicp, operation, |kind| kind == FaultKind::NoRows).is_some();
     match operation {
         "create" => create(world, call, rest.strip_prefix("reports/").unwrap_or_default()),
         "task" => task(world, rest),
@@ -127,10 +119,7 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
 fn create(world: &World, call: &Call, kind: &str) -> Result<Answer, Refusal> {
     let kind = KINDS.iter().find(|known| known.path == kind);
     let kind = kind.ok_or_else(|| Refusal::not_found("no such path"))?;
-    if call
-        .header("timezone")
-        .is_some_and(|offset| offset.parse::<i32>().is_err())
-    {
+    if call.header("timezone").is_some_and(|offset| offset.parse::<i32>().is_err()) {
         return Err(Refusal::invalid("the Timezone header must be a whole number"));
     }
     let empty = call.body.is_empty() && !matches!(kind.path, "client-list" | "daily");
@@ -152,19 +141,8 @@ fn create(world: &World, call: &Call, kind: &str) -> Result<Answer, Refusal> {
     let mut state = world.lock();
     let id = 1 + state.jaicp.tasks.len() as u64;
     let task = Task::begin(&mut state.faults, Vendor::Jaicp, "create", Instant::now());
-    let plan = Plan {
-        kind,
-        choice,
-        settings,
-        sent: body.get("settings").cloned(),
-        seed,
-    };
-    let export = Export {
-        task,
-        created: now,
-        deleted: false,
-        plan,
-    };
+    let plan = Plan { kind, choice, settings, sent: body.get("settings").cloned(), seed };
+    let export = Export { task, created: now, deleted: false, plan };
     let answer = Answer::ok(&export.show(id, Stage::Waiting, None));
     state.jaicp.tasks.insert(id, export);
     Ok(answer)
@@ -180,40 +158,27 @@ fn calls_choice(call: &Call, now: DateTime<Utc>) -> Result<Choice, Refusal> {
             .ok_or_else(|| Refusal::invalid(format!("'{name}' must be a time such as 2026-03-01T00:00:00.000Z"))),
     };
     let end = at("endTime")?.unwrap_or(now);
-    let start = at("startTime")?
-        .or_else(|| end.checked_sub_signed(TimeDelta::days(1)))
-        .unwrap_or(end);
+    let start = at("startTime")?.or_else(|| end.checked_sub_signed(TimeDelta::days(1))).unwrap_or(end);
     if start > end {
         return Err(Refusal::invalid("'startTime' must not be after 'endTime'"));
     }
-    Ok(Choice {
-        span: Span { start, end },
-        channels: Vec::new(),
-    })
+    Ok(Choice { span: Span { start, end }, channels: Vec::new() })
 }
 
 /// `daily` names one date.
 fn day_choice(fields: Fields<'_>) -> Result<Choice, Refusal> {
     let text = fields.text("date")?;
-    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d")
-        .ok()
-        .filter(|_| text.len() == 10);
+    let date = NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().filter(|_| text.len() == 10);
     let Some((start, end)) = date.and_then(|date| Some((date, date.succ_opt()?))) else {
         return fields.wrong("date", "must be a date such as 2026-03-01");
     };
     let [start, end] = [start, end].map(|date| date.and_time(NaiveTime::MIN).and_utc());
-    Ok(Choice {
-        span: Span { start, end },
-        channels: CHANNELS.to_vec(),
-    })
+    Ok(Choice { span: Span { start, end }, channels: CHANNELS.to_vec() })
 }
 
 fn export<'a>(state: &'a mut State, rest: &str) -> Result<(u64, &'a mut Export), Refusal> {
-    let id = rest
-        .strip_prefix("reports/tasks/t-")
-        .and_then(|id| id.parse::<u64>().ok());
-    id.and_then(|id| Some((id, state.jaicp.tasks.get_mut(&id)?)))
-        .ok_or_else(not_found)
+    let id = rest.strip_prefix("reports/tasks/t-").and_then(|id| id.parse::<u64>().ok());
+    id.and_then(|id| Some((id, state.jaicp.tasks.get_mut(&id)?))).ok_or_else(not_found)
 }
 
 fn not_found() -> Refusal {
@@ -224,10 +189,7 @@ fn task(world: &World, rest: &str) -> Result<Answer, Refusal> {
     let mut state = world.lock();
     let mut faults = std::mem::take(&mut state.faults);
     let answer = export(&mut state, rest).and_then(|(id, export)| {
-        let seen = export
-            .task
-            .poll(&mut faults, (Vendor::Jaicp, "task"), world.age())
-            .ok_or_else(not_found)?;
+        let seen = export.task.poll(&mut faults, (Vendor::Jaicp, "task"), world.age()).ok_or_else(not_found)?;
         let link = (seen == Stage::Done && !export.deleted).then(|| {
             let fault = export.task.link_fault(&mut faults, Vendor::Jaicp, "task");
             let name = export.plan.file_name(id, fault == Some(FaultKind::DeadLink));
@@ -261,22 +223,11 @@ fn list(world: &World) -> Value {
 
 fn download(world: &World, call: &Call) -> Result<Answer, Refusal> {
     let gone = || Refusal::not_found("file is not found");
-    let (id, file) = call
-        .path
-        .strip_prefix(FILES)
-        .and_then(|rest| rest.split_once('/'))
-        .ok_or_else(gone)?;
+    let (id, file) = call.path.strip_prefix(FILES).and_then(|rest| rest.split_once('/')).ok_or_else(gone)?;
     let id: u64 = id.parse().map_err(|_| gone())?;
     let mut state = world.lock();
-    let fault = state
-        .faults
-        .take(Vendor::Jaicp, "download", |kind| !kind.is_of_the_wire());
-    let export = state
-        .jaicp
-        .tasks
-        .get(&id)
-        .filter(|export| !export.deleted)
-        .ok_or_else(gone)?;
+    let fault = state.faults.take(Vendor::Jaicp, "download", |kind| !kind.is_of_the_wire());
+    let export = state.jaicp.tasks.get(&id).filter(|export| !export.deleted).ok_or_else(gone)?;
     if export.task.stage(world.age()) != Stage::Done {
         return Err(gone());
     }
@@ -286,11 +237,7 @@ fn download(world: &World, call: &Call) -> Result<Answer, Refusal> {
     if export.task.has(FaultKind::Huge) || fault == Some(FaultKind::Huge) {
         return Ok(Answer::huge());
     }
-    let rows = if fault == Some(FaultKind::NoRows) {
-        0
-    } else {
-        export.rows()
-    };
+    let rows = if fault == Some(FaultKind::NoRows) { 0 } else { export.rows() };
     let plan = export.plan.clone();
     drop(state);
     Ok(plan.file(rows))

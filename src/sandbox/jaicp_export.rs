@@ -58,36 +58,12 @@ pub(super) struct Kind {
 
 /// The six kinds.
 pub(super) const KINDS: [Kind; 6] = [
-    Kind {
-        path: "sessions",
-        word: "SESSIONS",
-        columns: &SESSIONS,
-    },
-    Kind {
-        path: "messages",
-        word: "MESSAGES",
-        columns: &MESSAGES,
-    },
-    Kind {
-        path: "clients",
-        word: "CLIENTS",
-        columns: &CLIENTS,
-    },
-    Kind {
-        path: "telephony",
-        word: "TELEPHONY",
-        columns: &CALLS,
-    },
-    Kind {
-        path: "daily",
-        word: "DAILY",
-        columns: &MESSAGES,
-    },
-    Kind {
-        path: "client-list",
-        word: "CLIENTS_LIST",
-        columns: &CLIENTS,
-    },
+    Kind { path: "sessions", word: "SESSIONS", columns: &SESSIONS },
+    Kind { path: "messages", word: "MESSAGES", columns: &MESSAGES },
+    Kind { path: "clients", word: "CLIENTS", columns: &CLIENTS },
+    Kind { path: "telephony", word: "TELEPHONY", columns: &CALLS },
+    Kind { path: "daily", word: "DAILY", columns: &MESSAGES },
+    Kind { path: "client-list", word: "CLIENTS_LIST", columns: &CLIENTS },
 ];
 
 /// One report task.
@@ -112,11 +88,7 @@ pub(super) struct Plan {
 impl Export {
     /// Rows of the file.
     pub fn rows(&self) -> usize {
-        if self.task.has(FaultKind::NoRows) {
-            0
-        } else {
-            self.plan.choice.span.row_count(&self.plan.seed)
-        }
+        if self.task.has(FaultKind::NoRows) { 0 } else { self.plan.choice.span.row_count(&self.plan.seed) }
     }
 
     /// The vendor's `ReportGenerationTaskDto`.
@@ -169,21 +141,9 @@ impl Plan {
 
     /// The file with this many rows, as it is downloaded.
     pub fn file(&self, rows: usize) -> Answer {
-        let Settings {
-            xlsx,
-            with_header,
-            delimiter,
-            ref time_pattern,
-        } = self.settings;
+        let Settings { xlsx, with_header, delimiter, ref time_pattern } = self.settings;
         let Choice { span, ref channels } = self.choice;
-        let sheet = Sheet {
-            columns: self.kind.columns,
-            span,
-            seed: &self.seed,
-            rows,
-            channels,
-            time_pattern,
-        };
+        let sheet = Sheet { columns: self.kind.columns, span, seed: &self.seed, rows, channels, time_pattern };
         if xlsx {
             let header = with_header.then(|| sheet.header());
             return Answer::new(StatusCode::OK, XLSX, workbook(header.into_iter().chain(sheet.lines())));

@@ -67,10 +67,7 @@ pub(super) fn choice(body: &Object, now: DateTime<Utc>) -> Result<Choice, Refusa
     let (from, to) = range.unwrap_or_default();
     let end = to.unwrap_or(now);
     let start = from.unwrap_or_else(|| end.checked_sub_signed(TimeDelta::days(1)).unwrap_or(end));
-    Ok(Choice {
-        span: Span { start, end },
-        channels,
-    })
+    Ok(Choice { span: Span { start, end }, channels })
 }
 
 fn check_filter(fields: Fields<'_>) -> Result<(), Refusal> {
@@ -87,11 +84,8 @@ fn check_filter(fields: Fields<'_>) -> Result<(), Refusal> {
         "NUMERIC_RANGE" => {
             allow(&["from", "to"])?;
             // Numbers in the OpenAPI file, quoted ones in the help page.
-            let is_number = |value: &Value| {
-                value
-                    .as_str()
-                    .map_or(value.is_number(), |text| text.parse::<f64>().is_ok())
-            };
+            let is_number =
+                |value: &Value| value.as_str().map_or(value.is_number(), |text| text.parse::<f64>().is_ok());
             match [fields.get("from"), fields.get("to")] {
                 [None, None] => fields.wrong("from", "or 'to' is required"),
                 ends if ends.into_iter().flatten().all(is_number) => Ok(()),
@@ -111,9 +105,9 @@ fn check_filter(fields: Fields<'_>) -> Result<(), Refusal> {
             fields.need("isCaseSensitive")?;
             fields.maybe_flag("isCaseSensitive").map(|_| ())
         }
-        "CUSTOM_FIELDS_IN_RESPONSE" => allow(&["responseDataJsonPaths"])?
-            .list_of("responseDataJsonPaths", "strings", Value::is_string)
-            .map(|_| ()),
+        "CUSTOM_FIELDS_IN_RESPONSE" => {
+            allow(&["responseDataJsonPaths"])?.list_of("responseDataJsonPaths", "strings", Value::is_string).map(|_| ())
+        }
         _ => {
             let options = allow(&["options"])?.list_of("options", "objects", Value::is_object)?;
             options.iter().filter_map(Value::as_object).try_for_each(|option| {
@@ -131,10 +125,8 @@ fn check_filter(fields: Fields<'_>) -> Result<(), Refusal> {
 fn maybe_time(fields: Fields<'_>, key: &str) -> Result<Option<DateTime<Utc>>, Refusal> {
     match fields.maybe_text(key)? {
         None => Ok(None),
-        Some(text) => time(text).map_or_else(
-            || fields.wrong(key, "must be a time such as 2026-03-01T00:00:00.000Z"),
-            |at| Ok(Some(at)),
-        ),
+        Some(text) => time(text)
+            .map_or_else(|| fields.wrong(key, "must be a time such as 2026-03-01T00:00:00.000Z"), |at| Ok(Some(at))),
     }
 }
 
@@ -155,12 +147,8 @@ pub(super) struct Settings {
 
 /// Checks `settings`. Nobody documents what comes without them; here it is a CSV with every default.
 pub(super) fn settings(body: &Object) -> Result<Settings, Refusal> {
-    let mut chosen = Settings {
-        xlsx: false,
-        with_header: true,
-        delimiter: ',',
-        time_pattern: "yyyy-MM-dd HH:mm:ss.SSS".to_owned(),
-    };
+    let mut chosen =
+        Settings { xlsx: false, with_header: true, delimiter: ',', time_pattern: "yyyy-MM-dd HH:mm:ss.SSS".to_owned() };
     let Some(settings) = Fields::new(body, "").maybe_object("settings")? else {
         return Ok(chosen);
     };
@@ -219,21 +207,12 @@ mod tests {
         for (filter, name) in [
             (json!({"type": "RADIO", "option": "YES"}), "filters[0].key"),
             (json!({"key": "X", "type": "RADIO"}), "filters[0].option"),
-            (
-                json!({"key": "X", "type": "RADIO", "option": true}),
-                "filters[0].option",
-            ),
+            (json!({"key": "X", "type": "RADIO", "option": true}), "filters[0].option"),
             (json!({"key": "X", "type": "CHECKBOX"}), "filters[0].options"),
-            (
-                json!({"key": "X", "type": "CHECKBOX", "options": [1]}),
-                "filters[0].options",
-            ),
+            (json!({"key": "X", "type": "CHECKBOX", "options": [1]}), "filters[0].options"),
             (json!({"key": "X", "type": "RANGE"}), "filters[0].type"),
             (json!({"key": "X", "type": "DATE_TIME_RANGE"}), "filters[0].from"),
-            (
-                json!({"key": "X", "type": "DATE_TIME_RANGE", "from": "2026-03-01T00:00:00Z"}),
-                "filters[0].from",
-            ),
+            (json!({"key": "X", "type": "DATE_TIME_RANGE", "from": "2026-03-01T00:00:00Z"}), "filters[0].from"),
             (
                 json!({"key": "X", "type": "DATE_TIME_RANGE", "from": "2026-03-01T00:00:00.000+00:00"}),
                 "filters[0].from",
@@ -242,22 +221,13 @@ mod tests {
                 json!({"key": "X", "type": "DATE_TIME_RANGE", "from": "2026-03-02T00:00:00.000Z", "to": "2026-03-01T00:00:00.000Z"}),
                 "filters[0].from",
             ),
-            (
-                json!({"key": "X", "type": "NUMERIC_RANGE", "from": "many"}),
-                "filters[0].from",
-            ),
+            (json!({"key": "X", "type": "NUMERIC_RANGE", "from": "many"}), "filters[0].from"),
             (
                 json!({"key": "X", "type": "TEXT", "values": [], "comparisonType": "EQUALS"}),
                 "filters[0].isCaseSensitive",
             ),
-            (
-                json!({"key": "X", "type": "COMPOSITE_FILTER", "options": [{"key": "a"}]}),
-                "options.comparisonOption",
-            ),
-            (
-                json!({"key": "X", "type": "RADIO", "option": "YES", "options": []}),
-                "filters[0].options",
-            ),
+            (json!({"key": "X", "type": "COMPOSITE_FILTER", "options": [{"key": "a"}]}), "options.comparisonOption"),
+            (json!({"key": "X", "type": "RADIO", "option": "YES", "options": []}), "filters[0].options"),
         ] {
             let message = checked(&filter).unwrap_err();
             assert!(message.contains(&format!("'{name}'")), "{filter}: {message}");

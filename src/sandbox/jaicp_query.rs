@@ -20,19 +20,13 @@ pub(super) enum Rows {
 
 /// One page of `POST {sessions,messages,clients}/filter`.
 pub(super) fn page(what: Rows, call: &Call, now: DateTime<Utc>, no_rows: bool) -> Result<Value, Refusal> {
-    let body = if call.body.is_empty() {
-        Object::new()
-    } else {
-        call.object()?
-    };
+    let body = if call.body.is_empty() { Object::new() } else { call.object()? };
     super::call::Fields::new(&body, "").only(&["filters"])?;
     let chosen = choice(&body, now)?;
     let known = ["page", "size", "needToReturnSessionLabels"];
     let params = parameters(call, &known)?;
     let (page, size) = page_and_size(&params)?;
-    let labels = params
-        .iter()
-        .any(|(key, value)| key == "needToReturnSessionLabels" && value == "true");
+    let labels = params.iter().any(|(key, value)| key == "needToReturnSessionLabels" && value == "true");
 
     let seed = format!("{what:?}{}", json!(body.get("filters")));
     let total = if no_rows { 0 } else { chosen.span.row_count(&seed) };
@@ -53,31 +47,17 @@ pub(super) fn page(what: Rows, call: &Call, now: DateTime<Utc>, no_rows: bool) -
 
 /// `messages/by-session`, by GET and by POST: the vendor's pages do not agree which.
 pub(super) fn by_session(call: &Call, no_rows: bool) -> Result<Value, Refusal> {
-    let known = [
-        "sessionId",
-        "page",
-        "size",
-        "botId",
-        "startTime",
-        "responseDataJsonPath",
-        "hideEmptyMessage",
-    ];
+    let known = ["sessionId", "page", "size", "botId", "startTime", "responseDataJsonPath", "hideEmptyMessage"];
     let params = parameters(call, &known)?;
     let (page, size) = page_and_size(&params)?;
-    let id = params
-        .iter()
-        .find(|(key, _)| key == "sessionId")
-        .map(|(_, id)| id.as_str());
+    let id = params.iter().find(|(key, _)| key == "sessionId").map(|(_, id)| id.as_str());
     let id = id.ok_or_else(|| Refusal::invalid("'sessionId' is required"))?;
     let session = Session::read(id).ok_or_else(|| Refusal::not_found("session is not found"))?;
-    let row = session
-        .row(false)
-        .ok_or_else(|| Refusal::not_found("session is not found"))?;
+    let row = session.row(false).ok_or_else(|| Refusal::not_found("session is not found"))?;
     let total = if no_rows { 0 } else { session.messages() };
     let from = page.saturating_mul(size).min(total);
-    let messages: Vec<_> = (from..total.min(from.saturating_add(size)))
-        .map(|message| session.message(message))
-        .collect();
+    let messages: Vec<_> =
+        (from..total.min(from.saturating_add(size))).map(|message| session.message(message)).collect();
     Ok(json!({"paging": paging(page, size, total), "session": row, "messages": messages}))
 }
 
@@ -114,9 +94,7 @@ pub(super) fn parameters(call: &Call, known: &[&str]) -> Result<Vec<(String, Str
 fn page_and_size(params: &[(String, String)]) -> Result<(usize, usize), Refusal> {
     let number = |name: &str, default| match params.iter().find(|(key, _)| key == name) {
         None => Ok(default),
-        Some((_, text)) => text
-            .parse()
-            .map_err(|_| Refusal::invalid(format!("'{name}' must be a number from 0"))),
+        Some((_, text)) => text.parse().map_err(|_| Refusal::invalid(format!("'{name}' must be a number from 0"))),
     };
     match (number("page", 0)?, number("size", 20)?) {
         (page, size @ 1..=1000) => Ok((page, size)),
@@ -132,11 +110,7 @@ fn session_of_row(chosen: &Choice, seed: &str, row: usize, rows: usize) -> Sessi
     let mut dice = Dice::new(&["session", seed, &row.to_string()]);
     let Choice { span, channels } = chosen;
     let start = Span::moment(*span, row, rows, &mut dice).timestamp_millis();
-    Session {
-        start,
-        channel: dice.word(channels),
-        mark: dice.roll() >> 32,
-    }
+    Session { start, channel: dice.word(channels), mark: dice.roll() >> 32 }
 }
 
 /// A session, as its id tells it.
@@ -150,12 +124,7 @@ struct Session {
 
 impl Session {
     fn id(self) -> String {
-        format!(
-            "s-{:016x}-{}-{:08x}",
-            self.start.cast_unsigned(),
-            self.channel,
-            self.mark
-        )
+        format!("s-{:016x}-{}-{:08x}", self.start.cast_unsigned(), self.channel, self.mark)
     }
 
     fn read(id: &str) -> Option<Self> {
@@ -239,11 +208,7 @@ mod tests {
     #[test]
     fn a_session_is_known_by_its_id_alone_and_no_other_id_is() {
         for start in [0, -1, i64::MAX, 1_772_323_200_000] {
-            let session = Session {
-                start,
-                channel: "vk",
-                mark: 7,
-            };
+            let session = Session { start, channel: "vk", mark: 7 };
             assert_eq!(Session::read(&session.id()), Some(session));
             assert!(session.row(true).is_some() || start == i64::MAX);
             assert!(session.message(3).is_object());

@@ -63,9 +63,7 @@ pub(super) fn answer(world: &World, call: &Call) -> Result<Answer, Refusal> {
         }
     };
     authenticate(world, call)?;
-    let report = REPORTS
-        .into_iter()
-        .find(|known| (known.0, known.1) == (resource, action) && known.2 <= minor);
+    let report = REPORTS.into_iter().find(|known| (known.0, known.1) == (resource, action) && known.2 <= minor);
     let (_, action, _, family) = report.ok_or_else(|| Refusal::not_found("no such report"))?;
 
     let body = match call.method {
@@ -74,23 +72,11 @@ pub(super) fn answer(world: &World, call: &Call) -> Result<Answer, Refusal> {
         _ => return Err(Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "use POST or GET")),
     };
     let asked = filter::check(&body, family, world.now())?;
-    let no_rows = world
-        .take_fault(Vendor::LiveChat, "report", |kind| kind == FaultKind::NoRows)
-        .is_some();
+    let no_rows = world.take_fault(Vendor::LiveChat, "report", |kind| kind == FaultKind::NoRows).is_some();
 
-    let keys = asked
-        .keys()
-        .ok_or_else(|| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "request timed out"))?;
+    let keys = asked.keys().ok_or_else(|| Refusal::new(StatusCode::GATEWAY_TIMEOUT, "request timed out"))?;
     let seed = Value::Object(body.clone()).to_string();
-    let mut report = shape::report(
-        action,
-        &shape::Wanted {
-            asked: &asked,
-            keys: &keys,
-            seed: &seed,
-            no_rows,
-        },
-    )?;
+    let mut report = shape::report(action, &shape::Wanted { asked: &asked, keys: &keys, seed: &seed, no_rows })?;
     if !body.is_empty() {
         report.insert("request".to_owned(), echo(&body));
     }
@@ -105,17 +91,12 @@ pub(super) fn answer(world: &World, call: &Call) -> Result<Answer, Refusal> {
 
 /// What real answers repeat of the request, though no page says so.
 fn echo(body: &Object) -> Value {
-    body.iter()
-        .filter(|(key, _)| *key != "page")
-        .map(|(key, value)| (key.clone(), value.clone()))
-        .collect()
+    body.iter().filter(|(key, _)| *key != "page").map(|(key, value)| (key.clone(), value.clone())).collect()
 }
 
 fn authenticate(world: &World, call: &Call) -> Result<(), Refusal> {
     let credentials = world.lock().credentials.clone();
-    let bearer = call
-        .header("authorization")
-        .and_then(|header| header.strip_prefix("Bearer "));
+    let bearer = call.header("authorization").and_then(|header| header.strip_prefix("Bearer "));
     if bearer == Some(&credentials.livechat_bearer)
         || call.basic() == Some((credentials.livechat_account, credentials.livechat_token))
     {
@@ -137,8 +118,5 @@ pub(super) fn refused(refusal: &Refusal) -> Answer {
         500..=599 => "internal",
         _ => "validation",
     });
-    Answer::json(
-        refusal.status,
-        &json!({"error": {"type": kind, "message": refusal.message}}),
-    )
+    Answer::json(refusal.status, &json!({"error": {"type": kind, "message": refusal.message}}))
 }

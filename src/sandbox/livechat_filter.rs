@@ -37,11 +37,7 @@ impl Family {
     }
 
     fn distributions(self) -> &'static [&'static str] {
-        if self == Self::Agents {
-            &["hour", "day"]
-        } else {
-            &["hour", "day", "day-hours", "month", "year"]
-        }
+        if self == Self::Agents { &["hour", "day"] } else { &["hour", "day", "day-hours", "month", "year"] }
     }
 
     fn filters(self) -> &'static [&'static str] {
@@ -110,10 +106,7 @@ impl Asked {
             let [first, last] = [self.from, self.to].map(|at| at.with_timezone(&self.zone).date_naive());
             let days = usize::try_from((last - first).num_days()).ok()?;
             (days < MOST_KEYS).then_some(())?;
-            first
-                .iter_days()
-                .take(days + 1)
-                .for_each(|day| keep(day.format(form).to_string()));
+            first.iter_days().take(days + 1).for_each(|day| keep(day.format(form).to_string()));
         }
         Some(keys)
     }
@@ -122,10 +115,7 @@ impl Asked {
 /// Checks a request's body by the tables of the vendor's page.
 pub(super) fn check(body: &Object, family: Family, now: DateTime<Utc>) -> Result<Asked, Refusal> {
     let fields = Fields::new(body, "").only(family.parameters())?;
-    let distribution = fields
-        .maybe_word("distribution", family.distributions())?
-        .unwrap_or("day")
-        .to_owned();
+    let distribution = fields.maybe_word("distribution", family.distributions())?.unwrap_or("day").to_owned();
     let zone = match fields.maybe_text("timezone")? {
         None => OWNERS_ZONE,
         Some(name) => match name.parse() {
@@ -144,13 +134,7 @@ pub(super) fn check(body: &Object, family: Family, now: DateTime<Utc>) -> Result
         None => (now.checked_sub_signed(TimeDelta::days(7)).unwrap_or(now), now),
         Some(filters) => check_filters(Fields::new(filters, "filters").only(family.filters())?, family)?,
     };
-    Ok(Asked {
-        from,
-        to,
-        zone,
-        distribution,
-        page,
-    })
+    Ok(Asked { from, to, zone, distribution, page })
 }
 
 type Pair = (DateTime<Utc>, DateTime<Utc>);
@@ -180,13 +164,7 @@ fn check_filters(filters: Fields<'_>, family: Family) -> Result<Pair, Refusal> {
         }
     }
     if let Some(choice) = filters.maybe_object("event_types")? {
-        check_choice(
-            Fields::new(choice, "filters.event_types"),
-            Kind::Text,
-            false,
-            &CHOICES[1..],
-            true,
-        )?;
+        check_choice(Fields::new(choice, "filters.event_types"), Kind::Text, false, &CHOICES[1..], true)?;
     }
     if let Some(spaces) = filters.maybe_object("properties")? {
         for space in spaces.keys() {
@@ -195,26 +173,14 @@ fn check_filters(filters: Fields<'_>, family: Family) -> Result<Pair, Refusal> {
                 let Value::Object(choice) = choice else {
                     return Err(Refusal::invalid(format!("'{at}' must be an object")));
                 };
-                check_choice(
-                    Fields::new(choice, &at).only(&CHOICES)?,
-                    Kind::Any,
-                    true,
-                    &CHOICES,
-                    true,
-                )?;
+                check_choice(Fields::new(choice, &at).only(&CHOICES)?, Kind::Any, true, &CHOICES, true)?;
             }
         }
     }
     if let Some(greetings) = filters.maybe_object("greetings")? {
         let fields = Fields::new(greetings, "filters.greetings");
         pairs.extend(pair(fields)?);
-        check_choice(
-            fields,
-            Kind::Integer,
-            true,
-            &[&CHOICES[..], &["from", "to", "groups"]].concat(),
-            false,
-        )?;
+        check_choice(fields, Kind::Integer, true, &[&CHOICES[..], &["from", "to", "groups"]].concat(), false)?;
         check_groups(fields, "filters.greetings.groups")?;
     }
     // The docs and their corrections do not agree which of the two names is right.
@@ -311,9 +277,7 @@ fn check_choice(fields: Fields<'_>, kind: Kind, exists: bool, allowed: &[&str], 
                 Kind::Text => ("strings", Value::is_string),
                 Kind::Integer => ("integers", |value| value.is_i64() || value.is_u64()),
                 Kind::Country => ("two-letter country codes", |value| {
-                    value
-                        .as_str()
-                        .is_some_and(|code| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase()))
+                    value.as_str().is_some_and(|code| code.len() == 2 && code.bytes().all(|b| b.is_ascii_uppercase()))
                 }),
                 Kind::Any => ("strings, integers or booleans", |value| {
                     value.is_string() || value.is_i64() || value.is_u64() || value.is_boolean()
@@ -382,15 +346,9 @@ mod tests {
     #[test]
     fn days_are_cut_in_the_zone_asked_for_and_else_in_the_owners() {
         let mut body = with_times(json!({}));
-        assert_eq!(
-            checked(&body, Family::Chats).unwrap().keys().unwrap(),
-            ["2026-03-01", "2026-03-02"]
-        );
+        assert_eq!(checked(&body, Family::Chats).unwrap().keys().unwrap(), ["2026-03-01", "2026-03-02"]);
         body["timezone"] = json!("Asia/Kolkata");
-        assert_eq!(
-            checked(&body, Family::Chats).unwrap().keys().unwrap(),
-            ["2026-03-01", "2026-03-02", "2026-03-03"]
-        );
+        assert_eq!(checked(&body, Family::Chats).unwrap().keys().unwrap(), ["2026-03-01", "2026-03-02", "2026-03-03"]);
     }
 
     #[test]
@@ -398,17 +356,10 @@ mod tests {
         let keys = |distribution: &str, from: &str, to: &str| {
             let body =
                 json!({"distribution": distribution, "timezone": "Europe/Berlin", "filters": {"from": from, "to": to}});
-            checked(&body, Family::Chats)
-                .unwrap()
-                .keys()
-                .map(|keys| (keys.len(), keys.first().cloned().unwrap()))
+            checked(&body, Family::Chats).unwrap().keys().map(|keys| (keys.len(), keys.first().cloned().unwrap()))
         };
         let (from, to) = ("2026-03-28T23:00:00Z", "2026-03-29T21:59:59Z");
-        assert_eq!(
-            keys("hour", from, to),
-            Some((23, "2026-03-29 00:00".into())),
-            "the day on which clocks go forward"
-        );
+        assert_eq!(keys("hour", from, to), Some((23, "2026-03-29 00:00".into())), "the day on which clocks go forward");
         assert_eq!(keys("day-hours", from, to), Some((23, "00:00".into())));
         assert_eq!(keys("day", from, to), Some((1, "2026-03-29".into())));
         assert_eq!(keys("month", from, "2026-05-01T00:00:00Z"), Some((3, "2026-03".into())));
@@ -450,10 +401,7 @@ mod tests {
             json!({"properties": {"routing": {"continuous": {"values": [true]}}}, "event_types": {"exclude_values": ["file"]}}),
             json!({"agent_response": {"first": true, "groups": {"values": [1]}}, "customer_countries": {"values": ["PL"]}}),
         ] {
-            assert!(
-                checked(&with_times(filters.clone()), Family::Chats).is_ok(),
-                "{filters}"
-            );
+            assert!(checked(&with_times(filters.clone()), Family::Chats).is_ok(), "{filters}");
         }
         for filters in [
             json!({"agents": {"values": ["a"], "exclude_values": ["b"]}}),
@@ -468,10 +416,7 @@ mod tests {
             json!({"customer_countries": {"values": ["pl"]}}),
             json!({"channel": "x"}),
         ] {
-            assert!(
-                checked(&with_times(filters.clone()), Family::Chats).is_err(),
-                "{filters}"
-            );
+            assert!(checked(&with_times(filters.clone()), Family::Chats).is_err(), "{filters}");
         }
         let exists = with_times(json!({"agents": {"exists": true}}));
         assert!(checked(&exists, Family::Chats).is_ok() && checked(&exists, Family::Agents).is_err());

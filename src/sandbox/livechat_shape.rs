@@ -37,11 +37,7 @@ impl Wanted<'_> {
         let mut records = Object::new();
         let mut total = 0;
         for key in self.keys.iter().filter(|_| !self.no_rows) {
-            let mut day = Day {
-                dice: self.dice(key),
-                fields: Object::new(),
-                total: 0,
-            };
+            let mut day = Day { dice: self.dice(key), fields: Object::new(), total: 0 };
             if day.dice.below(7) > 0 {
                 fill(&mut day);
             }
@@ -54,9 +50,7 @@ impl Wanted<'_> {
     /// A report by agent or tag, of the whole range.
     fn by_name(&self, names: &[&str], fill: impl Fn(&mut Dice) -> Value) -> Object {
         let names = names.iter().filter(|_| !self.no_rows);
-        names
-            .map(|name| ((*name).to_owned(), fill(&mut self.dice(name))))
-            .collect()
+        names.map(|name| ((*name).to_owned(), fill(&mut self.dice(name)))).collect()
     }
 }
 
@@ -126,11 +120,9 @@ pub(super) fn report(action: &str, wanted: &Wanted<'_>) -> Result<Object, Refusa
             day.count("bad", chats - good + 1);
         }),
         "engagement" => wanted.by_time("engagement-report", |day| {
-            for name in [
-                "started_by_customer_from_greeting",
-                "started_by_customer_without_greeting",
-                "started_by_agent",
-            ] {
+            for name in
+                ["started_by_customer_from_greeting", "started_by_customer_without_greeting", "started_by_agent"]
+            {
                 day.summed(name, 12);
             }
         }),
@@ -205,44 +197,27 @@ fn forms(wanted: &Wanted<'_>) -> Object {
         let field = json!({"field_id": format!("{id}-1"), "label": "Why do you leave?", "answers": answers});
         json!({"form_id": id, "count": price + other, "group_id": group, "fields": [field]})
     };
-    let records: Vec<_> = [(0, "f1"), (14, "f2")]
-        .into_iter()
-        .filter(|_| !wanted.no_rows)
-        .map(form)
-        .collect();
+    let records: Vec<_> = [(0, "f1"), (14, "f2")].into_iter().filter(|_| !wanted.no_rows).map(form).collect();
     object(json!({"name": "form-report", "records": records}))
 }
 
 /// Hours of a day, or minutes of an hour.
 fn availability(wanted: &Wanted<'_>) -> Object {
-    let (unit, bound) = if wanted.asked.distribution == "hour" {
-        ("minutes", 240)
-    } else {
-        ("hours", 96)
-    };
+    let (unit, bound) = if wanted.asked.distribution == "hour" { ("minutes", 240) } else { ("hours", 96) };
     let (mut records, mut total) = (Object::new(), 0.0);
     for key in wanted.keys.iter().filter(|_| !wanted.no_rows) {
         let mut dice = wanted.dice(key);
         let quarters = if dice.below(7) > 0 { dice.below(bound) } else { 0 };
         let amount = f64::from(quarters) / 4.0;
         total += amount;
-        let day = if quarters == 0 {
-            json!({})
-        } else {
-            json!({unit: amount})
-        };
+        let day = if quarters == 0 { json!({}) } else { json!({unit: amount}) };
         records.insert(key.clone(), day);
     }
     object(json!({"name": "availability-report", "total": total, "records": records}))
 }
 
 fn performance(wanted: &Wanted<'_>) -> Object {
-    let sums = [
-        "chats_count",
-        "chats_rated_good",
-        "chats_rated_bad",
-        "first_response_chats_count",
-    ];
+    let sums = ["chats_count", "chats_rated_good", "chats_rated_bad", "first_response_chats_count"];
     let records = wanted.by_name(&AGENTS, |dice| {
         let logged_in = 3_600 + dice.below(20_000);
         let chatting = dice.below(logged_in / 2);
@@ -253,34 +228,17 @@ fn performance(wanted: &Wanted<'_>) -> Object {
             let good = dice.below(chats);
             let figures = [chats, good, dice.below(chats - good), dice.below(chats) + 1];
             agent.extend(
-                sums.iter()
-                    .zip(figures)
-                    .filter(|(_, n)| *n > 0)
-                    .map(|(name, n)| ((*name).to_owned(), json!(n))),
+                sums.iter().zip(figures).filter(|(_, n)| *n > 0).map(|(name, n)| ((*name).to_owned(), json!(n))),
             );
-            agent.insert(
-                "first_response_time".to_owned(),
-                json!(f64::from(dice.below(400)) / 4.0),
-            );
+            agent.insert("first_response_time".to_owned(), json!(f64::from(dice.below(400)) / 4.0));
             agent.insert("chatting_time".to_owned(), json!(chatting));
             agent.insert("accepting_chats_time".to_owned(), json!(logged_in - logged_in / 9));
         }
         Value::Object(agent)
     });
-    let field = |name: &str| {
-        records
-            .values()
-            .map(|agent| agent[name].as_u64().unwrap_or(0))
-            .sum::<u64>()
-    };
-    let mut summary: Object = sums
-        .iter()
-        .map(|name| ((*name).to_owned(), json!(field(name))))
-        .collect();
-    let times: Vec<_> = records
-        .values()
-        .filter_map(|agent| agent["first_response_time"].as_f64())
-        .collect();
+    let field = |name: &str| records.values().map(|agent| agent[name].as_u64().unwrap_or(0)).sum::<u64>();
+    let mut summary: Object = sums.iter().map(|name| ((*name).to_owned(), json!(field(name)))).collect();
+    let times: Vec<_> = records.values().filter_map(|agent| agent["first_response_time"].as_f64()).collect();
     let mean = times.iter().sum::<f64>() / f64::from(u8::try_from(times.len()).unwrap_or(u8::MAX).max(1));
     summary.insert("first_response_time".to_owned(), json!(mean));
     object(json!({"name": "performance-report", "records": records, "summary": summary}))
@@ -290,10 +248,7 @@ fn left_queue(wanted: &Wanted<'_>) -> Result<Object, Refusal> {
     let pages = if wanted.no_rows { 0 } else { PAGES };
     let page = wanted.asked.page;
     if page > pages.max(1) {
-        return Err(Refusal::new(
-            StatusCode::BAD_REQUEST,
-            format!("'page' must not be above {}", pages.max(1)),
-        ));
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, format!("'page' must not be above {}", pages.max(1))));
     }
     let mut records = Object::new();
     let length = (wanted.asked.to - wanted.asked.from).num_milliseconds();

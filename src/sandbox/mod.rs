@@ -110,12 +110,7 @@ impl Options {
     /// For tests: any free port, no faults, 10 ms between two states.
     pub fn quick(clock: Clock) -> Self {
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        Self {
-            listen,
-            faults: Vec::new(),
-            pace: Duration::from_millis(10),
-            clock,
-        }
+        Self { listen, faults: Vec::new(), pace: Duration::from_millis(10), clock }
     }
 }
 
@@ -142,12 +137,7 @@ impl Sandbox {
         world.lock().faults.replace(options.faults);
         let stop = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, Arc::clone(&world), stop.clone()));
-        Ok(Self {
-            addr,
-            world,
-            stop,
-            server: AbortOnDropHandle::new(server),
-        })
+        Ok(Self { addr, world, stop, server: AbortOnDropHandle::new(server) })
     }
 
     /// The address that it listens on.

@@ -83,21 +83,10 @@ fn shown(received: &Received) -> Value {
     let headers = received.headers.iter();
     let headers: serde_json::Map<_, _> = headers
         .map(|(name, value)| {
-            (
-                name.clone(),
-                if name == "authorization" {
-                    account(value)
-                } else {
-                    value.clone()
-                }
-                .into(),
-            )
+            (name.clone(), if name == "authorization" { account(value) } else { value.clone() }.into())
         })
         .collect();
-    let body: String = String::from_utf8_lossy(&received.body)
-        .chars()
-        .take(SHOWN_BODY)
-        .collect();
+    let body: String = String::from_utf8_lossy(&received.body).chars().take(SHOWN_BODY).collect();
     json!({
         "vendor": received.vendor.map(Vendor::word),
         "operation": received.operation,
@@ -112,30 +101,16 @@ fn shown(received: &Received) -> Value {
 /// The scheme and, where there is one, the user.
 fn account(header: &str) -> String {
     let (scheme, value) = header.split_once(' ').unwrap_or((header, ""));
-    let user = STANDARD
-        .decode(value)
-        .ok()
-        .and_then(|plain| String::from_utf8(plain).ok());
+    let user = STANDARD.decode(value).ok().and_then(|plain| String::from_utf8(plain).ok());
     match user.as_deref().and_then(|user| user.split_once(':')) {
         Some((user, _)) if scheme == "Basic" => format!("Basic {user}:***"),
-        _ => format!(
-            "{} ***",
-            if matches!(scheme, "Basic" | "Bearer") {
-                scheme
-            } else {
-                ""
-            }
-        )
-        .trim_start()
-        .to_owned(),
+        _ => format!("{} ***", if matches!(scheme, "Basic" | "Bearer") { scheme } else { "" }).trim_start().to_owned(),
     }
 }
 
 /// A path without the JAICP token and without the secrets of links.
 fn without_secrets(path: &str) -> String {
-    let (path, query) = path
-        .split_once('?')
-        .map_or((path, None), |(path, query)| (path, Some(query)));
+    let (path, query) = path.split_once('?').map_or((path, None), |(path, query)| (path, Some(query)));
     let mut shown = Vec::new();
     for part in path.split('/') {
         let token = shown.ends_with(&["reporter".to_owned(), "p".to_owned()]);
@@ -150,11 +125,7 @@ fn without_secrets(path: &str) -> String {
     let query = query.map(|query| {
         let pairs = query.split('&');
         let cut = |pair: &str| {
-            if pair.starts_with("token=") {
-                "token=***".to_owned()
-            } else {
-                pair.to_owned()
-            }
+            if pair.starts_with("token=") { "token=***".to_owned() } else { pair.to_owned() }
         };
         format!("?{}", pairs.map(cut).collect::<Vec<_>>().join("&"))
     });
@@ -167,23 +138,14 @@ mod tests {
 
     #[test]
     fn a_page_shows_whose_request_it_was_and_no_secret() {
-        assert_eq!(
-            account("Basic c2FuZGJveC1rZXk6c2FuZGJveC1zZWNyZXQ="),
-            "Basic sandbox-key:***"
-        );
+        assert_eq!(account("Basic c2FuZGJveC1rZXk6c2FuZGJveC1zZWNyZXQ="), "Basic sandbox-key:***");
         assert_eq!(account("Bearer sandbox-bearer"), "Bearer ***");
         assert_eq!(account("sandbox-secret"), "***");
         for (path, wanted) in [
-            (
-                "/api/reporter/p/abcdefgh:0123/reports/tasks/t-1",
-                "/api/reporter/p/abcdefgh:***/reports/tasks/t-1",
-            ),
+            ("/api/reporter/p/abcdefgh:0123/reports/tasks/t-1", "/api/reporter/p/abcdefgh:***/reports/tasks/t-1"),
             ("/reporter/p/abcdefgh%3A0123/filters?a=b", "/reporter/p/***/filters?a=b"),
             ("/files/jaicp/7/0123.xlsx", "/files/jaicp/7/***.xlsx"),
-            (
-                "/files/bik/7.csv?alt=media&token=0123",
-                "/files/bik/7.csv?alt=media&token=***",
-            ),
+            ("/files/bik/7.csv?alt=media&token=0123", "/files/bik/7.csv?alt=media&token=***"),
             ("/", "/"),
         ] {
             assert_eq!(without_secrets(path), wanted);

@@ -93,10 +93,7 @@ enum Dropped {
 
 async fn answer(world: &World, request: axum::http::Request<Incoming>) -> Result<Response<Body>, Dropped> {
     let (parts, body) = request.into_parts();
-    let announced = parts
-        .headers
-        .get("content-length")
-        .and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
+    let announced = parts.headers.get("content-length").and_then(|length| length.to_str().ok()?.parse::<usize>().ok());
     let body = if announced.is_some_and(|length| length > LONGEST_BODY) {
         None
     } else {
@@ -212,9 +209,7 @@ fn instead(kind: FaultKind, vendor: Vendor, operation: &str, call: &Call) -> Opt
         }
         FaultKind::EchoSecret => {
             let header = call.header("authorization").unwrap_or_default();
-            let plain = header
-                .strip_prefix("Basic ")
-                .and_then(|encoded| STANDARD.decode(encoded).ok());
+            let plain = header.strip_prefix("Basic ").and_then(|encoded| STANDARD.decode(encoded).ok());
             let plain = String::from_utf8_lossy(&plain.unwrap_or_default()).into_owned();
             let message = format!("cannot serve {}?{} with '{header}' ({plain})", call.path, call.query);
             Some(refused(vendor, operation, &Refusal::invalid(message)))
@@ -227,17 +222,9 @@ fn send(answer: Answer, fault: Option<FaultKind>) -> Response<Body> {
     let parts: Box<dyn Iterator<Item = Bytes> + Send> = match answer.content {
         Content::Huge => Box::new((0..HUGE_PARTS).map(huge_part)),
         Content::Whole(ref whole) => {
-            let step = if fault == Some(FaultKind::Slow) {
-                whole.len().div_ceil(DRIBBLES)
-            } else {
-                whole.len()
-            };
+            let step = if fault == Some(FaultKind::Slow) { whole.len().div_ceil(DRIBBLES) } else { whole.len() };
             let (whole, step) = (whole.clone(), step.max(1));
-            Box::new(
-                (0..whole.len())
-                    .step_by(step)
-                    .map(move |at| whole.slice(at..whole.len().min(at + step))),
-            )
+            Box::new((0..whole.len()).step_by(step).map(move |at| whole.slice(at..whole.len().min(at + step))))
         }
     };
     let whole_length = match &answer.content {
@@ -264,9 +251,7 @@ fn send(answer: Answer, fault: Option<FaultKind>) -> Response<Body> {
     let mut response = Response::new(body);
     *response.status_mut() = answer.status;
     if answer.status != StatusCode::NOT_MODIFIED {
-        response
-            .headers_mut()
-            .insert("content-length", HeaderValue::from(length));
+        response.headers_mut().insert("content-length", HeaderValue::from(length));
     }
     for (name, value) in answer.headers {
         if let Ok(value) = HeaderValue::from_str(&value) {

@@ -37,11 +37,7 @@ pub(super) struct Task {
 impl Task {
     /// A task that begins now and carries every fault that waits for the create of one.
     pub fn begin(book: &mut FaultBook, vendor: Vendor, create: &str, now: Instant) -> Self {
-        let mut task = Self {
-            since: now,
-            faults: Vec::new(),
-            odd_polls: 0,
-        };
+        let mut task = Self { since: now, faults: Vec::new(), odd_polls: 0 };
         for kind in FaultKind::OF_TASKS {
             if book.take(vendor, create, |next| next == kind).is_some() {
                 task.attach(kind);
@@ -121,23 +117,11 @@ mod tests {
         let (mut book, start) = (book(&[]), Instant::now());
         let mut task = Task::begin(&mut book, Vendor::Jaicp, "create", start);
         let mut poll = |halves: u32| {
-            let age = Age {
-                now: start + PACE / 2 * halves,
-                pace: PACE,
-            };
+            let age = Age { now: start + PACE / 2 * halves, pace: PACE };
             task.poll(&mut book, (Vendor::Jaicp, "task"), age).unwrap()
         };
         let seen = [0, 1, 2, 3, 4].map(&mut poll);
-        assert_eq!(
-            seen,
-            [
-                Stage::Waiting,
-                Stage::Waiting,
-                Stage::Running(0),
-                Stage::Running(50),
-                Stage::Done
-            ]
-        );
+        assert_eq!(seen, [Stage::Waiting, Stage::Waiting, Stage::Running(0), Stage::Running(50), Stage::Done]);
     }
 
     #[test]
@@ -146,10 +130,7 @@ mod tests {
         let mut book = book(&["jaicp.task=failed:1", "jaicp.task=odd-status:1", "jaicp.task=gone:1"]);
         let mut first = Task::begin(&mut book, Vendor::Jaicp, "create", start);
         let mut second = Task::begin(&mut book, Vendor::Jaicp, "create", start);
-        let age = Age {
-            now: start + PACE * 2,
-            pace: PACE,
-        };
+        let age = Age { now: start + PACE * 2, pace: PACE };
         let mut poll = |task: &mut Task| task.poll(&mut book, (Vendor::Jaicp, "task"), age);
         assert_eq!(poll(&mut first), None);
         let seen = [(); 4].map(|()| poll(&mut first).unwrap());
@@ -163,15 +144,9 @@ mod tests {
         let mut book = book(&["jaicp.create=gone:1", "jaicp.create=dead-link:1"]);
         let mut task = Task::begin(&mut book, Vendor::Jaicp, "create", start);
         for _ in 0..3 {
-            let age = Age {
-                now: start + PACE * 2,
-                pace: PACE,
-            };
+            let age = Age { now: start + PACE * 2, pace: PACE };
             assert_eq!(task.poll(&mut book, (Vendor::Jaicp, "task"), age), None);
-            assert_eq!(
-                task.link_fault(&mut book, Vendor::Jaicp, "task"),
-                Some(FaultKind::DeadLink)
-            );
+            assert_eq!(task.link_fault(&mut book, Vendor::Jaicp, "task"), Some(FaultKind::DeadLink));
         }
         assert!(book.lines().is_empty());
     }

@@ -6,15 +6,8 @@ use serde_json::{Value, json};
 
 use super::call::{Fields, Object, Refusal, instant};
 
-const TEXTS: [&str; 7] = [
-    "brandEmail",
-    "customerEmail",
-    "brandPhoneNumber",
-    "customerPhoneNumber",
-    "taskTitle",
-    "agentMail",
-    "context",
-];
+const TEXTS: [&str; 7] =
+    ["brandEmail", "customerEmail", "brandPhoneNumber", "customerPhoneNumber", "taskTitle", "agentMail", "context"];
 
 /// Whether a ticket can be made of this body.
 pub(super) fn check(body: &Object) -> Result<(), Refusal> {
@@ -62,27 +55,13 @@ pub(super) fn created(body: &Object, id: usize) -> Value {
 /// Whether this body holds one event.
 pub(super) fn check_event(body: &Object) -> Result<(), Refusal> {
     let event = Fields::new(body, "").only(&["event"])?.object("event")?;
-    let allowed = [
-        "name",
-        "phoneNumber",
-        "email",
-        "eventName",
-        "eventProperties",
-        "createdAt",
-        "isMigration",
-    ];
+    let allowed = ["name", "phoneNumber", "email", "eventName", "eventProperties", "createdAt", "isMigration"];
     let event = Fields::new(event, "event").only(&allowed)?;
     event.text("eventName")?;
     event.maybe_text("name")?;
-    let reachable = |key| {
-        event
-            .maybe_text(key)
-            .map(|text| text.is_some_and(|text| !text.trim().is_empty()))
-    };
+    let reachable = |key| event.maybe_text(key).map(|text| text.is_some_and(|text| !text.trim().is_empty()));
     if !(reachable("email")? | reachable("phoneNumber")?) {
-        return Err(Refusal::invalid(
-            "either 'event.email' or 'event.phoneNumber' is required",
-        ));
+        return Err(Refusal::invalid("either 'event.email' or 'event.phoneNumber' is required"));
     }
     let properties = event.object("eventProperties")?;
     if let Some((key, _)) = properties.iter().find(|(_, value)| value.is_null() || value.is_array()) {
@@ -115,26 +94,14 @@ mod tests {
         let whatsapp = json!({"channel": "whatsapp", "bikCustomerId": "5233549", "assignmentType": "ALL_AGENTS",
             "brandPhoneNumber": "+917827486670", "customerPhoneNumber": "+918095495490"});
         assert_eq!(ticket(&whatsapp), Ok(()));
-        assert_eq!(
-            ticket(&json!({"channel": "TASKS", "bikCustomerId": "1", "taskTitle": "look"})),
-            Ok(())
-        );
+        assert_eq!(ticket(&json!({"channel": "TASKS", "bikCustomerId": "1", "taskTitle": "look"})), Ok(()));
         for (body, missing) in [
             (json!({"bikCustomerId": "1"}), "channel"),
-            (
-                json!({"channel": "Tasks", "bikCustomerId": "1", "taskTitle": "x"}),
-                "channel",
-            ),
+            (json!({"channel": "Tasks", "bikCustomerId": "1", "taskTitle": "x"}), "channel"),
             (json!({"channel": "tasks", "taskTitle": "x"}), "bikCustomerId"),
-            (
-                json!({"channel": "tasks", "bikCustomerId": 1, "taskTitle": "x"}),
-                "bikCustomerId",
-            ),
+            (json!({"channel": "tasks", "bikCustomerId": 1, "taskTitle": "x"}), "bikCustomerId"),
             (json!({"channel": "tasks", "bikCustomerId": "1"}), "taskTitle"),
-            (
-                json!({"channel": "email", "bikCustomerId": "1", "brandEmail": "a@b.example"}),
-                "customerEmail",
-            ),
+            (json!({"channel": "email", "bikCustomerId": "1", "brandEmail": "a@b.example"}), "customerEmail"),
             (
                 json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "assignmentType": "SPECIFIC_AGENT"}),
                 "agentMail",
@@ -143,14 +110,8 @@ mod tests {
                 json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "assignmentType": "SPECIFIC_TEAM"}),
                 "teamId",
             ),
-            (
-                json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "labelIds": ["1"]}),
-                "labelIds",
-            ),
-            (
-                json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "title": "y"}),
-                "title",
-            ),
+            (json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "labelIds": ["1"]}), "labelIds"),
+            (json!({"channel": "tasks", "bikCustomerId": "1", "taskTitle": "x", "title": "y"}), "title"),
         ] {
             let message = ticket(&body).unwrap_err();
             assert!(message.contains(&format!("'{missing}'")), "{body}: {message}");
@@ -164,22 +125,10 @@ mod tests {
         assert_eq!(event(&sample), Ok(()));
         for (wrong, missing) in [
             (json!({"eventName": "x", "eventProperties": {}}), "event.email"),
-            (
-                json!({"email": " ", "phoneNumber": "", "eventName": "x", "eventProperties": {}}),
-                "event.email",
-            ),
-            (
-                json!({"email": "a@b.example", "eventProperties": {}}),
-                "event.eventName",
-            ),
-            (
-                json!({"email": "a@b.example", "eventName": "x"}),
-                "event.eventProperties",
-            ),
-            (
-                json!({"email": "a@b.example", "eventName": "x", "eventProperties": {"a": null}}),
-                "eventProperties.a",
-            ),
+            (json!({"email": " ", "phoneNumber": "", "eventName": "x", "eventProperties": {}}), "event.email"),
+            (json!({"email": "a@b.example", "eventProperties": {}}), "event.eventName"),
+            (json!({"email": "a@b.example", "eventName": "x"}), "event.eventProperties"),
+            (json!({"email": "a@b.example", "eventName": "x", "eventProperties": {"a": null}}), "eventProperties.a"),
             (
                 json!({"email": "a@b.example", "eventName": "x", "eventProperties": {}, "createdAt": "2026-03-01T00:00:00Z"}),
                 "event.createdAt",

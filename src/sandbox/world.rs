@@ -43,10 +43,7 @@ pub struct Received {
 impl Received {
     /// The first header of this name, which is given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers
-            .iter()
-            .find(|(known, _)| known == name)
-            .map(|(_, value)| value.as_str())
+        self.headers.iter().find(|(known, _)| known == name).map(|(_, value)| value.as_str())
     }
 
     /// The body as JSON, or `Null` when it is not.
@@ -92,12 +89,7 @@ pub(super) struct State {
 
 impl World {
     pub fn new(clock: Clock, pace: Duration, origin: String) -> Self {
-        Self {
-            clock,
-            pace,
-            origin,
-            state: Mutex::default(),
-        }
+        Self { clock, pace, origin, state: Mutex::default() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -119,24 +111,14 @@ impl World {
     }
 
     pub fn age(&self) -> Age {
-        Age {
-            now: Instant::now(),
-            pace: self.pace,
-        }
+        Age { now: Instant::now(), pace: self.pace }
     }
 
     /// Records a request and gives its number, with which its answer is recorded.
     pub fn receive(&self, call: &Call, vendor: Option<Vendor>, operation: &'static str) -> usize {
-        let path = if call.query.is_empty() {
-            call.path.clone()
-        } else {
-            format!("{}?{}", call.path, call.query)
-        };
+        let path = if call.query.is_empty() { call.path.clone() } else { format!("{}?{}", call.path, call.query) };
         let header = |(name, value): (&axum::http::HeaderName, &axum::http::HeaderValue)| {
-            (
-                name.as_str().to_owned(),
-                String::from_utf8_lossy(value.as_bytes()).into_owned(),
-            )
+            (name.as_str().to_owned(), String::from_utf8_lossy(value.as_bytes()).into_owned())
         };
         let received = Received {
             vendor,

@@ -41,10 +41,7 @@ pub(super) fn workbook(lines: impl Iterator<Item = Vec<String>>) -> Vec<u8> {
         ("[Content_Types].xml", &types),
         ("_rels/.rels", &relation("officeDocument", "xl/workbook.xml")),
         ("xl/workbook.xml", &book),
-        (
-            "xl/_rels/workbook.xml.rels",
-            &relation("worksheet", "worksheets/sheet1.xml"),
-        ),
+        ("xl/_rels/workbook.xml.rels", &relation("worksheet", "worksheets/sheet1.xml")),
         ("xl/worksheets/sheet1.xml", &sheet),
     ])
 }
@@ -116,9 +113,7 @@ fn short(len: usize) -> u16 {
 /// The checksum of zip, bit by bit: a sheet is some 100 KiB, so a table would not be felt.
 fn crc32(bytes: &[u8]) -> u32 {
     !bytes.iter().fold(!0_u32, |crc, byte| {
-        (0..8).fold(crc ^ u32::from(*byte), |crc, _| {
-            (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg())
-        })
+        (0..8).fold(crc ^ u32::from(*byte), |crc, _| (crc >> 1) ^ (0xedb8_8320 & (crc & 1).wrapping_neg()))
     })
 }
 
@@ -180,11 +175,7 @@ mod tests {
                       parts = {n: tree.fromstring(book.read(n)) for n in book.namelist()}\n\
                       cells = [t.text for t in parts['xl/worksheets/sheet1.xml'].iter() if t.tag.endswith('}t')]\n\
                       assert cells == ['Клиент', 'Note', 'a<b>&\"c\"', 'one\\r\\ntwo\\ufffd'], cells\n";
-        let output = match Command::new("python3")
-            .args(["-X", "utf8", "-c", script])
-            .arg(file.path())
-            .output()
-        {
+        let output = match Command::new("python3").args(["-X", "utf8", "-c", script]).arg(file.path()).output() {
             Ok(output) => output,
             // The test above reads the file with our own eyes, so a machine without Python still checks it.
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return,

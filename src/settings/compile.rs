@@ -70,12 +70,17 @@ impl Compiler {
     fn settings(&mut self, file: &ConfigFile) -> Settings {
         let root = Path::root();
         let connections = match &file.connections {
-            Some(named) => named.0.iter().map(|(name, c)| self.connection(name, c, &root.key("connections").key(name))).collect(),
+            Some(named) => {
+                named.0.iter().map(|(name, c)| self.connection(name, c, &root.key("connections").key(name))).collect()
+            }
             None => vec![self.default_connection()],
         };
         let archive = match file.archive.as_deref() {
             Some(text) if text.contains("://") => {
-                self.error(root.key("archive"), format!("archive '{text}': this version keeps the archive in a folder; name one"));
+                self.error(
+                    root.key("archive"),
+                    format!("archive '{text}': this version keeps the archive in a folder; name one"),
+                );
                 "archive"
             }
             Some("") => {
@@ -165,7 +170,11 @@ impl Compiler {
     fn mail(&mut self, file: &MailFile) -> Option<Mail> {
         let at = Path::root().key("mail");
         let url = file.url.as_deref().and_then(|text| match Url::parse(text) {
-            Ok(url) if matches!(url.scheme(), "smtp" | "smtps") && url.host_str().is_some() && url.password().is_none() => Some(url),
+            Ok(url)
+                if matches!(url.scheme(), "smtp" | "smtps") && url.host_str().is_some() && url.password().is_none() =>
+            {
+                Some(url)
+            }
             _ => {
                 let message = "mail.url is smtp://host[:port] or smtps://host[:port], without credentials".to_owned();
                 self.out.push(Finding::error(at.key("url"), message).secret());
@@ -209,7 +218,8 @@ impl Compiler {
         let at = at.key("base_url");
         match Url::parse(text) {
             Ok(url) if url.host_str().is_some() && matches!(url.scheme(), "http" | "https") => {
-                if url.username() != "" || url.password().is_some() || url.query().is_some() || url.fragment().is_some() {
+                if url.username() != "" || url.password().is_some() || url.query().is_some() || url.fragment().is_some()
+                {
                     let message = "base_url has no credentials, query or fragment".to_owned();
                     self.out.push(Finding::error(at, message).secret());
                 } else if url.scheme() == "http" && !is_loopback(&url) {
@@ -305,7 +315,12 @@ impl Compiler {
             ..LivechatConnectionFile::default()
         };
         let jaicp = JaicpConnectionFile { token: Some("env:JAICP_TOKEN".into()), ..JaicpConnectionFile::default() };
-        let file = ConnectionFile { bik: Some(bik), livechat: Some(livechat), jaicp: Some(jaicp), ..ConnectionFile::default() };
+        let file = ConnectionFile {
+            bik: Some(bik),
+            livechat: Some(livechat),
+            jaicp: Some(jaicp),
+            ..ConnectionFile::default()
+        };
         self.connection("default", &file, &Path::root())
     }
 
@@ -337,7 +352,9 @@ impl Compiler {
                 secret: self.required_secret(secret.as_deref(), at, "secret"),
             },
             (_, _, Some(token)) => {
-                self.out.push(Finding::error(at.key("token"), "bik takes key and secret, or token, not both").at_key().secret());
+                self.out.push(
+                    Finding::error(at.key("token"), "bik takes key and secret, or token, not both").at_key().secret(),
+                );
                 BikCredentials::Token(self.required_secret(Some(token), at, "token"))
             }
         };
@@ -347,7 +364,10 @@ impl Compiler {
             }
         }
         if file.quiet_emails.as_ref().is_some_and(Vec::is_empty) {
-            self.error(at.key("quiet_emails"), "quiet_emails is empty: BIK needs an address; name a mailbox of your own");
+            self.error(
+                at.key("quiet_emails"),
+                "quiet_emails is empty: BIK needs an address; name a mailbox of your own",
+            );
         }
         let paths = file.paths.clone().unwrap_or_default();
         let in_paths = at.key("paths");
@@ -355,7 +375,10 @@ impl Compiler {
             requests_per_second: (file.requests_per_second, 1.0),
             max_in_flight: (file.max_in_flight, 2),
             // The one host that the vendor's page shows in a sample link, and its newer name (REFERENCE 3.3).
-            allowed_hosts: (file.allowed_hosts.as_deref(), &["firebasestorage.googleapis.com", "storage.googleapis.com"]),
+            allowed_hosts: (
+                file.allowed_hosts.as_deref(),
+                &["firebasestorage.googleapis.com", "storage.googleapis.com"],
+            ),
             timeout: file.timeout.as_ref(),
             download_idle: file.download_idle.as_ref(),
             gone_grace: file.gone_grace.as_ref(),
@@ -365,11 +388,23 @@ impl Compiler {
             credentials,
             endpoint: BikEndpoint {
                 base_url: self.base_url(file.base_url.as_deref(), "https://bikapi.bikayi.app/integrations", at),
-                create_path: self.template(paths.create.as_deref(), "/bikPlatformFunctions-generateReport", &in_paths, "create", &[]),
+                create_path: self.template(
+                    paths.create.as_deref(),
+                    "/bikPlatformFunctions-generateReport",
+                    &in_paths,
+                    "create",
+                    &[],
+                ),
                 app_id: file.appId.clone(),
                 headers: self.headers(file.headers.as_ref(), at),
             },
-            status_path: self.template(paths.status.as_deref(), "/bikPlatformFunctions-getReportById", &in_paths, "status", &[]),
+            status_path: self.template(
+                paths.status.as_deref(),
+                "/bikPlatformFunctions-getReportById",
+                &in_paths,
+                "status",
+                &[],
+            ),
             states: states(file.states.as_ref(), &["QUEUE", "IN_PROGRESS"], &["COMPLETED"], &["FAILED"], &[]),
             quiet_emails: file.quiet_emails.clone(),
             limits: self.limits(&limits, at),
@@ -408,7 +443,9 @@ impl Compiler {
         if let Some(generation) = file.generation.as_deref()
             && generation != "project_token"
         {
-            let message = format!("generation '{generation}': this version speaks project_token only (a token made under Project properties, API tokens)");
+            let message = format!(
+                "generation '{generation}': this version speaks project_token only (a token made under Project properties, API tokens)"
+            );
             self.error(at.key("generation"), message);
         }
         let paths = file.paths.clone().unwrap_or_default();
@@ -432,15 +469,45 @@ impl Compiler {
             token: self.required_secret(file.token.as_deref(), at, "token"),
             endpoint: JaicpEndpoint {
                 base_url: self.base_url(file.base_url.as_deref(), "https://app.jaicp.com/api", at),
-                create_path: self.template(paths.create.as_deref(), "/reporter/p/{token}/reports/{kind}", &in_paths, "create", &["{kind}"]),
-                query_path: self.template(paths.query.as_deref(), "/reporter/p/{token}/{rows}/filter", &in_paths, "query", &["{rows}"]),
+                create_path: self.template(
+                    paths.create.as_deref(),
+                    "/reporter/p/{token}/reports/{kind}",
+                    &in_paths,
+                    "create",
+                    &["{kind}"],
+                ),
+                query_path: self.template(
+                    paths.query.as_deref(),
+                    "/reporter/p/{token}/{rows}/filter",
+                    &in_paths,
+                    "query",
+                    &["{rows}"],
+                ),
                 page_size: file.page_size.unwrap_or(100),
                 headers: self.headers(file.headers.as_ref(), at),
             },
-            task_path: self.template(paths.task.as_deref(), "/reporter/p/{token}/reports/tasks/{task_id}", &in_paths, "task", &["{task_id}"]),
-            by_session_path: self.template(paths.by_session.as_deref(), "/reporter/p/{token}/messages/by-session", &in_paths, "by_session", &[]),
+            task_path: self.template(
+                paths.task.as_deref(),
+                "/reporter/p/{token}/reports/tasks/{task_id}",
+                &in_paths,
+                "task",
+                &["{task_id}"],
+            ),
+            by_session_path: self.template(
+                paths.by_session.as_deref(),
+                "/reporter/p/{token}/messages/by-session",
+                &in_paths,
+                "by_session",
+                &[],
+            ),
             by_session_post: file.by_session_method == Some(BySessionMethodFile::Post),
-            states: states(file.states.as_ref(), &["CREATED", "STARTED"], &["COMPLETED"], &["FAILED", "STOPPED"], &["DELETED"]),
+            states: states(
+                file.states.as_ref(),
+                &["CREATED", "STARTED"],
+                &["COMPLETED"],
+                &["FAILED", "STOPPED"],
+                &["DELETED"],
+            ),
             download_headers,
             limits: self.limits(&limits, at),
         }

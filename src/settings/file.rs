@@ -5,7 +5,6 @@
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-
 use crate::job::file::RetainFile;
 use crate::job::notice::NoticeFile;
 use crate::yaml::{DurationText, Free, Named};

@@ -128,7 +128,9 @@ mod tests {
         assert!(check("/x", &[]).is_ok() && check("x?y=z", &[]).is_ok());
         assert!(check("https://files.example/x", &["files.example"]).is_ok());
         assert!(check("https://files.example:8443/x", &["files.example:8443"]).is_ok());
-        for link in ["https://files.example/x", "https://app.jaicp.com.evil/x", "https://app.jaicp.com@evil/x", "//evil/x"] {
+        for link in
+            ["https://files.example/x", "https://app.jaicp.com.evil/x", "https://app.jaicp.com@evil/x", "//evil/x"]
+        {
             assert!(matches!(check(link, &[]), Err(VendorError::BlockedHost { .. })), "{link}");
         }
         for link in ["http://app.jaicp.com/x", "ftp://app.jaicp.com/x"] {
@@ -141,7 +143,13 @@ mod tests {
 
     #[test]
     fn a_relative_link_lies_below_the_base_url() {
-        assert_eq!(resolve("files/1", "https://app.jaicp.com/api").unwrap().0.as_str(), "https://app.jaicp.com/api/files/1");
-        assert_eq!(resolve("/files/1", "https://app.jaicp.com/api").unwrap().0.as_str(), "https://app.jaicp.com/files/1");
+        assert_eq!(
+            resolve("files/1", "https://app.jaicp.com/api").unwrap().0.as_str(),
+            "https://app.jaicp.com/api/files/1"
+        );
+        assert_eq!(
+            resolve("/files/1", "https://app.jaicp.com/api").unwrap().0.as_str(),
+            "https://app.jaicp.com/files/1"
+        );
     }
 }

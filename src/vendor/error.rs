@@ -77,7 +77,12 @@ pub enum VendorError {
 
 /// What an HTTP status (or BIK's inner one) means for this operation. `retry_after` = the header's wait, if it was there.
 /// `None` = success.
-pub fn classify(operation: Operation, status: u16, retry_after: Option<Duration>, message: String) -> Option<VendorError> {
+pub fn classify(
+    operation: Operation,
+    status: u16,
+    retry_after: Option<Duration>,
+    message: String,
+) -> Option<VendorError> {
     use Operation as O;
     let create = operation == O::Create;
     let error = match (status, operation) {
@@ -86,9 +91,7 @@ pub fn classify(operation: Operation, status: u16, retry_after: Option<Duration>
         (401 | 403, _) => VendorError::Auth(message),
         (404 | 410, O::Poll | O::Delete) => VendorError::Gone(message),
         (429, _) => VendorError::Wait { after: retry_after.unwrap_or(Duration::from_secs(10)), message },
-        (503, _) if retry_after.is_some() => {
-            VendorError::Wait { after: retry_after.unwrap_or_default(), message }
-        }
+        (503, _) if retry_after.is_some() => VendorError::Wait { after: retry_after.unwrap_or_default(), message },
         (408 | 425, _) | (500..=599, _) => VendorError::Unclear(message),
         (300..=399, _) if create => VendorError::Unclear(message),
         (300..=399, _) => VendorError::Protocol(format!("the vendor redirects, which no API call follows: {message}")),

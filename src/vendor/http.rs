@@ -91,11 +91,13 @@ impl Http {
         timeout: Duration,
     ) -> Result<Answered, VendorError> {
         let url = secrets.url(&call.url);
-        let url = url::Url::parse(&url).map_err(|_| VendorError::Protocol("the request's URL cannot be parsed".into()))?;
+        let url =
+            url::Url::parse(&url).map_err(|_| VendorError::Protocol("the request's URL cannot be parsed".into()))?;
         let method = reqwest::Method::from_bytes(call.method.as_bytes())
             .map_err(|_| VendorError::Protocol(format!("'{}' is no HTTP method", call.method)))?;
         let loopback = crate::settings::compile::is_loopback(&url);
-        let mut request = self.client(operation, loopback).request(method, url).timeout(timeout).headers(headers(call, secrets)?);
+        let mut request =
+            self.client(operation, loopback).request(method, url).timeout(timeout).headers(headers(call, secrets)?);
         if let Some(body) = &call.body {
             request = request.body(body.to_string());
         }

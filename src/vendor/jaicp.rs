@@ -207,7 +207,12 @@ struct Pages<'p, 'c> {
 
 impl Pages<'_, '_> {
     /// Fetches one page of `rows_key` and keeps it as `name`. Returns its rows and the vendor's total, where it says one.
-    async fn fetch(&mut self, call: &Call, rows_key: &str, name: String) -> Result<(Vec<Value>, Option<u64>), VendorError> {
+    async fn fetch(
+        &mut self,
+        call: &Call,
+        rows_key: &str,
+        name: String,
+    ) -> Result<(Vec<Value>, Option<u64>), VendorError> {
         let context = self.context;
         // The first call has its permit already: it came with the intent.
         if self.calls > 0 {

@@ -20,8 +20,14 @@ fn status_of(error_type: &str) -> Option<u16> {
     Some(match error_type {
         "authentication" => 401,
         "authorization" => 403,
-        "validation" | "unsupported_version" | "license_expired" | "license_not_found" | "wrong_product_version"
-        | "limit_reached" | "misdirected_request" | "not_found" => 400,
+        "validation"
+        | "unsupported_version"
+        | "license_expired"
+        | "license_not_found"
+        | "wrong_product_version"
+        | "limit_reached"
+        | "misdirected_request"
+        | "not_found" => 400,
         "too_many_requests" => 429,
         "request_timeout" => 504,
         "service_unavailable" => 502,
@@ -96,7 +102,12 @@ fn compare_echo(report: &Value, call: &Call, notes: &mut Vec<String>) {
     }
 }
 
-async fn store(context: &Context<'_>, request: &Request, name: String, answer: &Answered) -> Result<Spooled, VendorError> {
+async fn store(
+    context: &Context<'_>,
+    request: &Request,
+    name: String,
+    answer: &Answered,
+) -> Result<Spooled, VendorError> {
     let simulated = context.simulated(&request.base_url);
     let label = Label { name, expect: Expect::Json, derived: false, simulated };
     Ok(context.spool.bytes(label, answer.body.clone()).await?)

@@ -118,7 +118,8 @@ impl Context<'_> {
 
     /// The error that this answer's HTTP status means, if it means one.
     fn http_error(&self, operation: Operation, answer: &Answered, words: Option<String>) -> Option<VendorError> {
-        let words = words.unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(1024)]).into_owned());
+        let words =
+            words.unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(1024)]).into_owned());
         let message = match self.secrets.redact(&words) {
             words if words.is_empty() => format!("HTTP {}", answer.status),
             words => format!("HTTP {}: {words}", answer.status),

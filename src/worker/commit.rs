@@ -55,7 +55,12 @@ impl From<ArchiveError> for NotStored {
 
 impl Worker {
     /// Archives what came and ends the run. A disk that fails puts the run off; the vendor is asked again then.
-    pub(super) async fn store_report(&self, hand: &Hand<'_>, attempt: Uuid, collected: Collected) -> Result<Stepped, StoreError> {
+    pub(super) async fn store_report(
+        &self,
+        hand: &Hand<'_>,
+        attempt: Uuid,
+        collected: Collected,
+    ) -> Result<Stepped, StoreError> {
         let run = hand.run();
         for note in &collected.notes {
             tracing::warn!(run.id = %run.id, "{note}");
@@ -79,7 +84,8 @@ impl Worker {
             Err(NotStored::Archive(error)) => {
                 let event = if run.state == State::Waiting { Event::Poll } else { Event::Requeue };
                 let text = crate::telemetry::Chain(&error).to_string();
-                let later = Later { after: std::time::Duration::from_secs(30), note: &text, error: true, kind: Some("retry") };
+                let later =
+                    Later { after: std::time::Duration::from_secs(30), note: &text, error: true, kind: Some("retry") };
                 self.store.later(&hand.claimed.lease, event, &later, None).await?;
                 return Ok(Stepped::Moved);
             }
@@ -92,12 +98,16 @@ impl Worker {
     }
 
     /// Bytes, manifest, database, in this order.
-    pub(crate) async fn archive_report(&self, facts: &Facts<'_>, files: Vec<Spooled>) -> Result<RevisionRow, NotStored> {
+    pub(crate) async fn archive_report(
+        &self,
+        facts: &Facts<'_>,
+        files: Vec<Spooled>,
+    ) -> Result<RevisionRow, NotStored> {
         let (run, request) = (facts.run, facts.request);
         let files = Arc::new(files);
         let mut revision = match run.revision {
             Some(revision) => revision,
-            None => self.store.take_next_revision(facts.lease, run.id).await?,
+            None => self.store.take_revision(facts.lease, run.id, false).await?,
         };
         for _ in 0..REVISIONS_TRIED {
             let folder = revision_folder(&run.job, &run.connection, &request.window, revision);
@@ -114,11 +124,16 @@ impl Worker {
                     return Ok(row);
                 }
                 // Somebody else's revision, which the database does not know of: never overwritten, ours is the next.
-                Err(ArchiveError::Taken { .. }) => revision = self.store.take_next_revision(facts.lease, run.id).await?,
+                Err(ArchiveError::Taken { .. }) => {
+                    revision = self.store.take_revision(facts.lease, run.id, true).await?
+                }
                 Err(error) => return Err(error.into()),
             }
         }
-        Err(StoreError::Refused("the archive holds revisions that the database does not know: run `reportd archive rebuild`".into()).into())
+        Err(StoreError::Refused(
+            "the archive holds revisions that the database does not know: run `reportd archive rebuild`".into(),
+        )
+        .into())
     }
 
     /// After a crash: when this run's manifest is in the archive, the run ended and only the database does not know.

@@ -12,12 +12,12 @@ use uuid::Uuid;
 use super::Worker;
 use super::step::Stepped;
 use crate::request::{Request, Vendor};
+use crate::run::Run;
 use crate::run::state::{Event, State};
 use crate::run::store::StoreError;
 use crate::run::store::claim::{Claimed, Identity};
 use crate::run::store::progress::Later;
 use crate::run::store::query::TaskRow;
-use crate::run::Run;
 use crate::vendor::Progress;
 
 /// How a drive ended.
@@ -111,13 +111,17 @@ impl Worker {
         if run.base_url != account.base_url {
             return Err(format!(
                 "the run was made for {}, and connection {} now points at {}: `reportd cancel {}`, then start it anew",
-                run.base_url, run.connection, account.base_url, super::step::short(run.id)
+                run.base_url,
+                run.connection,
+                account.base_url,
+                super::step::short(run.id)
             ));
         }
         if run.account != secrets.account && !run.account.is_empty() {
             return Err(format!(
                 "the run was made for another account than connection {} has now: `reportd cancel {}`, then start it anew",
-                run.connection, super::step::short(run.id)
+                run.connection,
+                super::step::short(run.id)
             ));
         }
         Ok((account.base_url.clone(), secrets.account.clone()))

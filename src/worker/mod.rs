@@ -8,12 +8,12 @@
 //! lease.rs    renews every lease of this process, on a monotonic clock
 //! ```
 
+pub mod commit;
 pub mod drive;
 pub mod lease;
 pub mod open;
 pub mod rebuild;
 pub mod step;
-pub mod commit;
 
 use std::collections::HashMap;
 use std::sync::Arc;

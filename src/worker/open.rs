@@ -7,18 +7,20 @@ use thiserror::Error;
 
 use super::Worker;
 use crate::archive::{ArchiveError, window_folder};
+use crate::connection::secret::SecretError;
 use crate::plan::Planned;
 use crate::run::Trigger;
 use crate::run::store::StoreError;
 use crate::run::store::make::{NewRun, Opened};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
-use crate::connection::secret::SecretError;
 
 /// Why no run could be made.
 #[derive(Debug, Error)]
 pub enum OpenError {
     /// Archive and database do not know each other.
-    #[error("{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing")]
+    #[error(
+        "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
+    )]
     Strangers(String),
     /// The account's secret cannot be read.
     #[error("read the credentials of connection {connection} at {vendor}")]
@@ -61,7 +63,9 @@ impl Worker {
                 "the database belongs to another archive than the one in {}",
                 self.archive.root().display()
             ))),
-            None if self.archive.manifest_keys().await?.is_empty() => Ok(self.store.bond(self.archive.id(), false).await?),
+            None if self.archive.manifest_keys().await?.is_empty() => {
+                Ok(self.store.bond(self.archive.id(), false).await?)
+            }
             None => Err(OpenError::Strangers(format!(
                 "the archive in {} holds revisions, and the database knows none",
                 self.archive.root().display()
@@ -95,7 +99,8 @@ impl Worker {
             vendor,
             source,
         })?;
-        let frozen = serde_json::to_value(request).map_err(|e| OpenError::Nothing(format!("the request cannot be frozen: {e}")))?;
+        let frozen = serde_json::to_value(request)
+            .map_err(|e| OpenError::Nothing(format!("the request cannot be frozen: {e}")))?;
         let new = NewRun {
             job: planned.job.clone(),
             connection: planned.connection.clone(),
@@ -127,10 +132,16 @@ impl Worker {
                 // A run that died after its manifest will adopt it: that one is known by its run.
                 let stored = self.archive.manifest(&folder).await?;
                 let of_live_run = match &stored {
-                    Some(stored) => self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal()),
+                    Some(stored) => {
+                        self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal())
+                    }
                     None => true,
                 };
-                if of_live_run { Ok(()) } else { Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know"))) }
+                if of_live_run {
+                    Ok(())
+                } else {
+                    Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
+                }
             }
             _ => Ok(()),
         }

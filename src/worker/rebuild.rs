@@ -45,7 +45,9 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             Ok(None) => rebuilt.unusable.push((key, "it describes no revision that could be held".into())),
             // A manifest that a constraint refuses (a name that is none, a run twice) must not stop the others.
             Err(StoreError::Database { source: sqlx::Error::Database(e), .. }) if e.constraint().is_some() => {
-                rebuilt.unusable.push((key, format!("the database refuses it: {}", e.constraint().unwrap_or_default())));
+                rebuilt
+                    .unusable
+                    .push((key, format!("the database refuses it: {}", e.constraint().unwrap_or_default())));
             }
             Err(error) => return Err(error.into()),
         }

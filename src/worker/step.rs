@@ -95,7 +95,8 @@ impl Worker {
         };
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
         if run.claims >= MAX_CLAIMS {
-            let message = format!("{MAX_CLAIMS} workers in a row died on this run, or lost it, without finishing a step");
+            let message =
+                format!("{MAX_CLAIMS} workers in a row died on this run, or lost it, without finishing a step");
             self.store.fail(lease, FailureClass::CrashLoop, &message, None, None).await?;
             return Ok(Stepped::Moved);
         }
@@ -119,7 +120,12 @@ impl Worker {
             State::Submitting => return Ok(Stepped::NeedsPerson(why.to_owned())),
             _ => Event::Requeue,
         };
-        let later = Later { after, note: why, error: false, kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits") };
+        let later = Later {
+            after,
+            note: why,
+            error: false,
+            kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits"),
+        };
         self.store.later(&claimed.lease, event, &later, None).await?;
         Ok(Stepped::NeedsPerson(why.to_owned()))
     }
@@ -147,7 +153,12 @@ impl Worker {
         if self.leases.remaining(lease.token) <= hand.account.limits.timeout + Duration::from_secs(2) {
             self.leases.renew(&self.store).await;
             if self.leases.remaining(lease.token) <= hand.account.limits.timeout + Duration::from_secs(2) {
-                let later = Later { after: Duration::ZERO, note: "the lease was too short for a call", error: false, kind: None };
+                let later = Later {
+                    after: Duration::ZERO,
+                    note: "the lease was too short for a call",
+                    error: false,
+                    kind: None,
+                };
                 self.store.later(lease, Event::Requeue, &later, Some(Outcome::NotSent)).await?;
                 return Ok(Stepped::Moved);
             }
@@ -161,7 +172,14 @@ impl Worker {
             Ok(Answer::Ticketed { id, ticket, seen }) => self.ticketed(hand, attempt, &id, &ticket, &seen).await,
             Ok(Answer::Collected(collected)) => self.store_report(hand, attempt, collected).await,
             Ok(Answer::Running { .. }) => {
-                self.fail(hand, FailureClass::Protocol, "a create answered that it is running", None, Some(Outcome::Unknown)).await
+                self.fail(
+                    hand,
+                    FailureClass::Protocol,
+                    "a create answered that it is running",
+                    None,
+                    Some(Outcome::Unknown),
+                )
+                .await
             }
             Err(error) => self.call_failed(hand, error).await,
         }
@@ -228,7 +246,8 @@ impl Worker {
     async fn still_running(&self, hand: &Hand<'_>, seen: &Seen, note: Option<String>) -> Result<Stepped, StoreError> {
         let (run, at) = (hand.run(), hand.claimed.at);
         let polls = u32::try_from(run.polls).unwrap_or(0);
-        let since = |t: Option<chrono::DateTime<chrono::Utc>>| t.and_then(|t| (at - t).to_std().ok()).unwrap_or_default();
+        let since =
+            |t: Option<chrono::DateTime<chrono::Utc>>| t.and_then(|t| (at - t).to_std().ok()).unwrap_or_default();
         let age = since(run.ticketed_at);
         let planned = poll_interval(polls, age, 1.0);
         let counted = since(run.last_poll_at.or(run.ticketed_at)).min(planned * 2);
@@ -241,7 +260,11 @@ impl Worker {
         }
         let deadline = Duration::from_secs(hand.request.deadline_s);
         if polled >= deadline {
-            let message = format!("not ready after {} of polling; the vendor's last word is {}", show_duration(deadline), seen.status);
+            let message = format!(
+                "not ready after {} of polling; the vendor's last word is {}",
+                show_duration(deadline),
+                seen.status
+            );
             return self.fail(hand, FailureClass::Deadline, &message, None, None).await;
         }
         let next = poll_interval(polls + 1, age, jitter()).min(deadline - polled + Duration::from_millis(100));
@@ -290,11 +313,15 @@ impl Worker {
                 self.later(hand, Event::Requeue, &text, Some(after), outcome(Outcome::Waited)).await
             }
             VendorError::Auth(_) => self.unauthorised(hand, Event::Requeue, &text, outcome(Outcome::Refused)).await,
-            VendorError::Unclear(_) | VendorError::Gone(_) | VendorError::DeadLink(_) => self.unknown(hand, &text).await,
+            VendorError::Unclear(_) | VendorError::Gone(_) | VendorError::DeadLink(_) => {
+                self.unknown(hand, &text).await
+            }
             VendorError::Spool(ref spool) if is_too_large(spool) => {
                 self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
             }
-            VendorError::Spool(_) | VendorError::Interrupted(_) => self.later(hand, Event::Requeue, &text, None, None).await,
+            VendorError::Spool(_) | VendorError::Interrupted(_) => {
+                self.later(hand, Event::Requeue, &text, None, None).await
+            }
             VendorError::Protocol(_) | VendorError::BlockedHost { .. } => {
                 self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
             }
@@ -304,10 +331,13 @@ impl Worker {
     async fn poll_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
         let text = crate::telemetry::Chain(&error).to_string();
         match error {
-            VendorError::NotSent(_) | VendorError::Unclear(_) | VendorError::DeadLink(_) | VendorError::Interrupted(_) => {
+            VendorError::NotSent(_)
+            | VendorError::Unclear(_)
+            | VendorError::DeadLink(_)
+            | VendorError::Interrupted(_) => self.later(hand, Event::Poll, &text, None, None).await,
+            VendorError::Spool(ref spool) if !is_too_large(spool) => {
                 self.later(hand, Event::Poll, &text, None, None).await
             }
-            VendorError::Spool(ref spool) if !is_too_large(spool) => self.later(hand, Event::Poll, &text, None, None).await,
             VendorError::Wait { after, .. } => self.later(hand, Event::Poll, &text, Some(after), None).await,
             VendorError::Auth(_) => self.unauthorised(hand, Event::Poll, &text, None).await,
             VendorError::Gone(_) => {
@@ -338,13 +368,22 @@ impl Worker {
     ) -> Result<Stepped, StoreError> {
         let changed = hand.account.reload().is_ok_and(|now| now.fingerprint != hand.secrets.fingerprint);
         if changed {
-            let later = Later { after: Duration::ZERO, note: "the secret was changed: again with the new one", error: false, kind: Some("note") };
+            let later = Later {
+                after: Duration::ZERO,
+                note: "the secret was changed: again with the new one",
+                error: false,
+                kind: Some("note"),
+            };
             self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
             return Ok(Stepped::Moved);
         }
         let permit = hand.permit();
         if self.store.open_breaker(&permit, text).await? {
-            tracing::error!(connection = permit.connection, vendor = permit.vendor, "the vendor does not accept our credentials; its runs wait");
+            tracing::error!(
+                connection = permit.connection,
+                vendor = permit.vendor,
+                "the vendor does not accept our credentials; its runs wait"
+            );
         }
         let note = format!("breaker open: {text}");
         let later = Later { after: BLOCKED, note: &note, error: false, kind: Some("waits") };
@@ -355,9 +394,11 @@ impl Worker {
     async fn not_admitted(&self, hand: &Hand<'_>, admission: Admission, event: Event) -> Result<Stepped, StoreError> {
         let (after, note, person) = match admission {
             Admission::Rate(wait) => (wait, "waits for the account's rate".to_owned(), None),
-            Admission::Full { in_flight } => {
-                (Duration::from_secs(1), format!("waits: {in_flight} of {} runs are under way at the vendor", hand.account.limits.max_in_flight), None)
-            }
+            Admission::Full { in_flight } => (
+                Duration::from_secs(1),
+                format!("waits: {in_flight} of {} runs are under way at the vendor", hand.account.limits.max_in_flight),
+                None,
+            ),
             Admission::BreakerOpen { reason, probe_at } => {
                 let wait = (probe_at - hand.claimed.at).to_std().unwrap_or_default().max(Duration::from_secs(1));
                 let person = breaker_text(&hand.account.connection, hand.account.vendor.as_str(), &reason);
@@ -423,7 +464,12 @@ impl Worker {
     }
 
     /// What the vendor modules work with.
-    pub(super) fn context<'a>(&'a self, hand: &Hand<'a>, permits: &'a FurtherCalls<'a>, watch: Watch<'a>) -> Context<'a> {
+    pub(super) fn context<'a>(
+        &'a self,
+        hand: &Hand<'a>,
+        permits: &'a FurtherCalls<'a>,
+        watch: Watch<'a>,
+    ) -> Context<'a> {
         Context {
             http: &self.http,
             connection: hand.connection,
@@ -461,7 +507,9 @@ async fn further_call(store: &RunStore, permit: Permit<'_>) -> Result<(), Vendor
             Ok(Admission::Now | Admission::Probe) => return Ok(()),
             Ok(Admission::Rate(wait)) => tokio::time::sleep(wait).await,
             Ok(Admission::Full { .. }) => return Ok(()),
-            Ok(Admission::BreakerOpen { reason, .. }) => return Err(VendorError::Interrupted(format!("breaker open: {reason}"))),
+            Ok(Admission::BreakerOpen { reason, .. }) => {
+                return Err(VendorError::Interrupted(format!("breaker open: {reason}")));
+            }
             Err(error) => return Err(VendorError::Interrupted(crate::telemetry::Chain(&error).to_string())),
         }
     }

@@ -75,11 +75,7 @@ impl Schema {
             for fact in self.facts(instance) {
                 let path = fact.path.clone();
                 let expects_text = matches!(&fact.what, What::Type(types) if types.contains(JsonType::String));
-                let text = if expects_text && round < ROUNDS {
-                    tree.plain_text(&path)
-                } else {
-                    None
-                };
+                let text = if expects_text && round < ROUNDS { tree.plain_text(&path) } else { None };
                 if let Some(text) = text {
                     taken_for_text.push(fact.tell(at(instance, &path)));
                     if let Some(value) = at_mut(instance, &path) {
@@ -98,11 +94,8 @@ impl Schema {
     }
 
     fn facts(&self, instance: &Value) -> Vec<Fact> {
-        let mut facts: Vec<_> = self
-            .validator
-            .iter_errors(instance)
-            .flat_map(|error| self.explain(&error, instance))
-            .collect();
+        let mut facts: Vec<_> =
+            self.validator.iter_errors(instance).flat_map(|error| self.explain(&error, instance)).collect();
         // A value of another type is none of the allowed words either: its type is enough to say.
         let is_type = |fact: &&Fact| matches!(fact.what, What::Type(_));
         let typed: HashSet<Path> = facts.iter().filter(is_type).map(|fact| fact.path.clone()).collect();
@@ -117,12 +110,8 @@ impl Schema {
             ValidationErrorKind::AdditionalProperties { unexpected }
             | ValidationErrorKind::UnevaluatedProperties { unexpected } => {
                 let allowed = self.allowed_beside(error.schema_path());
-                let fact = |key: &String| Fact {
-                    path: path.key(key),
-                    what: What::Unknown {
-                        allowed: allowed.clone(),
-                    },
-                };
+                let fact =
+                    |key: &String| Fact { path: path.key(key), what: What::Unknown { allowed: allowed.clone() } };
                 return unexpected.iter().take(MOST + 1).map(fact).collect();
             }
             ValidationErrorKind::AnyOf { context } | ValidationErrorKind::OneOfNotValid { context } => {
@@ -134,12 +123,8 @@ impl Schema {
             ValidationErrorKind::Required { property } => {
                 What::Missing(property.as_str().unwrap_or_default().to_owned())
             }
-            ValidationErrorKind::Type {
-                kind: TypeKind::Single(kind),
-            } => What::Type((*kind).into()),
-            ValidationErrorKind::Type {
-                kind: TypeKind::Multiple(kinds),
-            } => What::Type(*kinds),
+            ValidationErrorKind::Type { kind: TypeKind::Single(kind) } => What::Type((*kind).into()),
+            ValidationErrorKind::Type { kind: TypeKind::Multiple(kinds) } => What::Type(*kinds),
             kind => What::Other(sentence(kind).unwrap_or_else(|| error.masked().to_string())),
         };
         vec![Fact { path, what }]
@@ -148,14 +133,8 @@ impl Schema {
     /// The properties that stand beside a keyword such as `additionalProperties` in the schema.
     fn allowed_beside(&self, keyword: &Location) -> Vec<String> {
         let parent = keyword.as_str().rsplit_once('/').map_or("", |(parent, _)| parent);
-        let properties = self
-            .document
-            .pointer(parent)
-            .and_then(|schema| schema.get("properties"));
-        properties
-            .and_then(Value::as_object)
-            .map(|map| map.keys().cloned().collect())
-            .unwrap_or_default()
+        let properties = self.document.pointer(parent).and_then(|schema| schema.get("properties"));
+        properties.and_then(Value::as_object).map(|map| map.keys().cloned().collect()).unwrap_or_default()
     }
 }
 
@@ -165,36 +144,19 @@ fn best_branch(here: Path, value: Option<&Value>, branches: Vec<Vec<Fact>>) -> V
     let mut options = Vec::new();
     let mut best: Option<Vec<Fact>> = None;
     for branch in branches {
-        let misfit = branch
-            .iter()
-            .filter(|fact| fact.path == here)
-            .find_map(|fact| fact.what.other_types(value));
+        let misfit = branch.iter().filter(|fact| fact.path == here).find_map(|fact| fact.what.other_types(value));
         match (misfit, branch.as_slice()) {
             (Some(types), _) => expected = types.iter().fold(expected, JsonTypeSet::insert),
             // Words of a list, each a branch of its own, as the doc comments of an enum's variants make them.
-            (
-                None,
-                [
-                    Fact {
-                        path,
-                        what: What::Choice(some),
-                    },
-                ],
-            ) if *path == here => options.extend(some.iter().cloned()),
+            (None, [Fact { path, what: What::Choice(some) }]) if *path == here => options.extend(some.iter().cloned()),
             (None, _) if best.as_ref().is_none_or(|best| branch.len() < best.len()) => best = Some(branch),
             (None, _) => {}
         }
     }
     match best {
         Some(best) => best,
-        None if options.is_empty() => vec![Fact {
-            path: here,
-            what: What::Type(expected),
-        }],
-        None => vec![Fact {
-            path: here,
-            what: What::Choice(options),
-        }],
+        None if options.is_empty() => vec![Fact { path: here, what: What::Type(expected) }],
+        None => vec![Fact { path: here, what: What::Choice(options) }],
     }
 }
 
@@ -204,10 +166,7 @@ impl What {
         match self {
             Self::Type(types) => Some(*types),
             Self::Choice(options) => {
-                let types = options
-                    .iter()
-                    .map(JsonType::from)
-                    .fold(JsonTypeSet::empty(), JsonTypeSet::insert);
+                let types = options.iter().map(JsonType::from).fold(JsonTypeSet::empty(), JsonTypeSet::insert);
                 (!value.is_some_and(|value| types.contains(JsonType::from(value)))).then_some(types)
             }
             _ => None,

@@ -14,6 +14,7 @@ use super::salvage::salvage;
 use super::screen::screen;
 use super::source::Source;
 use super::tree::{Fault, Mark, Tree};
+use super::words::Violation;
 
 /// How much of a file that is no text is kept to show the line of its problem, in bytes.
 const SHOWN_OF_UNFIT: usize = 1024 * 1024;
@@ -52,18 +53,12 @@ impl<T: DeserializeOwned + JsonSchema> Default for Decoder<T> {
 impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
     /// A decoder; cheap, as nothing is generated yet.
     pub fn new() -> Self {
-        Self {
-            schema: OnceLock::new(),
-            of: PhantomData,
-        }
+        Self { schema: OnceLock::new(), of: PhantomData }
     }
 
     /// The JSON Schema (draft 2020-12) of what files of this type may hold.
     pub fn schema() -> Value {
-        schemars::generate::SchemaSettings::draft2020_12()
-            .into_generator()
-            .into_root_schema_for::<T>()
-            .to_value()
+        schemars::generate::SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<T>().to_value()
     }
 
     /// Decodes the bytes of a file that problems are to call `file`.
@@ -73,12 +68,7 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
             Err(fault) => {
                 let source = Source::new(file, String::from_utf8_lossy(&bytes[..bytes.len().min(SHOWN_OF_UNFIT)]));
                 let problems = vec![source.fault(&fault)];
-                return Decoded {
-                    value: None,
-                    source,
-                    problems,
-                    removed: Vec::new(),
-                };
+                return Decoded { value: None, source, problems, removed: Vec::new() };
             }
         };
         let source = Source::new(file, screened.text);
@@ -86,12 +76,7 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
             return self.explain(source, None);
         }
         match serde_yaml::from_str(source.text()) {
-            Ok(value) => Decoded {
-                value: Some(value),
-                source,
-                problems: Vec::new(),
-                removed: Vec::new(),
-            },
+            Ok(value) => Decoded { value: Some(value), source, problems: Vec::new(), removed: Vec::new() },
             Err(refusal) => self.explain(source, Some(&refusal)),
         }
     }
@@ -119,19 +104,11 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
         if problems.is_empty() {
             problems.extend(refusal.map(fault_of).map(|fault| {
                 let lead = if is_yaml(&source) { "" } else { NOT_YAML };
-                source.syntax(&Fault {
-                    message: format!("{lead}{}", fault.message),
-                    ..fault
-                })
+                source.syntax(&Fault { message: format!("{lead}{}", fault.message), ..fault })
             }));
         }
         tidy(&mut problems);
-        Decoded {
-            value,
-            source,
-            problems,
-            removed,
-        }
+        Decoded { value, source, problems, removed }
     }
 
     /// Holds a document against the schema and decodes what is right of it.
@@ -144,16 +121,8 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
         problems: &mut Vec<Problem>,
     ) -> (Option<T>, Vec<Path>) {
         let schema = self.schema.get_or_init(|| Schema::new(Self::schema()));
-        let violations = schema
-            .as_ref()
-            .map(|schema| schema.check(&mut document, tree))
-            .unwrap_or_default();
-        problems.extend(
-            violations
-                .list
-                .iter()
-                .map(|violation| source.locate(&violation.finding)),
-        );
+        let violations = schema.as_ref().map(|schema| schema.check(&mut document, tree)).unwrap_or_default();
+        problems.extend(violations.list.iter().map(|violation| source.locate(&violation.finding)));
         // A type that takes numbers and texts apart does not take a plain number for a text: serde says so at its place.
         if let Some(place) = refusal.and_then(serde_yaml::Error::location) {
             let is_there = |problem: &Problem| (problem.line, problem.column) == (place.line(), place.column());
@@ -165,8 +134,9 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
         if violations.list.len() > MOST {
             return (None, Vec::new());
         }
-        let wrong = violations.list.into_iter().map(|violation| violation.wrong).collect();
-        let salvaged = salvage(document, wrong);
+        let (missing, wrong): (Vec<_>, Vec<_>) = violations.list.into_iter().partition(|violation| violation.missing);
+        let paths = |list: Vec<Violation>| list.into_iter().map(|violation| violation.wrong).collect();
+        let salvaged = salvage(document, paths(wrong), paths(missing));
         problems.extend(salvaged.findings.iter().map(|finding| source.locate(finding)));
         (salvaged.value, salvaged.removed)
     }
@@ -174,10 +144,7 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
 
 /// Whether a file with anchors or many brackets keeps to the budgets, and may be shown to `serde_yaml`.
 fn is_tame(source: &Source) -> bool {
-    source
-        .tree()
-        .as_ref()
-        .is_ok_and(|tree| tree.faults.is_empty() && tree.json().is_ok())
+    source.tree().as_ref().is_ok_and(|tree| tree.faults.is_empty() && tree.json().is_ok())
 }
 
 /// Whether `serde_yaml` takes the text for YAML, whatever is in it.
@@ -189,17 +156,11 @@ fn is_yaml(source: &Source) -> bool {
 fn fault_of(refusal: &serde_yaml::Error) -> Fault {
     let words = refusal.to_string();
     let Some(place) = refusal.location() else {
-        return Fault {
-            mark: Mark::new(1, 1),
-            message: words,
-        };
+        return Fault { mark: Mark::new(1, 1), message: words };
     };
     let (line, column) = (place.line(), place.column());
     let message = words.replace(&format!(" at line {line} column {column}"), "");
-    Fault {
-        mark: Mark::new(line, column),
-        message,
-    }
+    Fault { mark: Mark::new(line, column), message }
 }
 
 /// Puts problems into the order of the file, each once and not more than anybody reads.
@@ -210,11 +171,7 @@ fn tidy(problems: &mut Vec<Problem>) {
         problems.truncate(MOST);
         if let Some(last) = problems.last().cloned() {
             let message = format!("more problems follow, the first {MOST} are shown");
-            problems.push(Problem {
-                severity: Severity::Error,
-                message,
-                ..last
-            });
+            problems.push(Problem { severity: Severity::Error, message, ..last });
         }
     }
 }
@@ -252,13 +209,6 @@ mod tests {
         assert_eq!(decoded.problems.len(), 1);
         assert_eq!(decoded.problems[0].message, "nam: unknown field `nam`, expected `name`");
         assert_eq!(decoded.problems[0].line, 2);
-        assert_eq!(
-            Decoder::<Broken>::new()
-                .decode("x.yaml", b"name: 1\n")
-                .value
-                .unwrap()
-                .name,
-            1
-        );
+        assert_eq!(Decoder::<Broken>::new().decode("x.yaml", b"name: 1\n").value.unwrap().name, 1);
     }
 }

@@ -75,9 +75,7 @@ impl<'de> Visitor<'de> for FreeVisitor {
     }
 
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
-        Number::from_f64(value)
-            .map(Value::Number)
-            .ok_or_else(|| not_in_json(&value))
+        Number::from_f64(value).map(Value::Number).ok_or_else(|| not_in_json(&value))
     }
 
     fn visit_str<E>(self, value: &str) -> Result<Value, E> {
@@ -130,9 +128,7 @@ fn visit_wide<E: Error>(digits: &str) -> Result<Value, E> {
 }
 
 fn not_in_json<E: Error>(number: &dyn fmt::Display) -> E {
-    E::custom(format_args!(
-        "{number} is not a number in JSON, quote it if text is meant"
-    ))
+    E::custom(format_args!("{number} is not a number in JSON, quote it if text is meant"))
 }
 
 fn twice<E: Error>(key: &str) -> E {
@@ -149,9 +145,7 @@ impl<'de> DeserializeSeed<'de> for Key {
         match Free::deserialize(deserializer)? {
             Free(Value::String(key)) if key == "<<" => Err(D::Error::custom(super::tree::NO_MERGE)),
             Free(Value::String(key)) => Ok(key),
-            Free(other) => Err(D::Error::custom(format_args!(
-                "a key must be text, quote it: \"{other}\""
-            ))),
+            Free(other) => Err(D::Error::custom(format_args!("a key must be text, quote it: \"{other}\""))),
         }
     }
 }
@@ -232,9 +226,7 @@ mod tests {
     use super::*;
 
     fn free(text: &str) -> Result<Value, String> {
-        serde_yaml::from_str::<Free>(text)
-            .map(|free| free.0)
-            .map_err(|error| error.to_string())
+        serde_yaml::from_str::<Free>(text).map(|free| free.0).map_err(|error| error.to_string())
     }
 
     #[test]
@@ -280,9 +272,6 @@ mod tests {
     #[test]
     fn free_is_the_same_from_json() {
         let value: Free = serde_json::from_str(r#"{"b":[1,2.5,"x",null],"a":{}}"#).unwrap();
-        assert_eq!(
-            serde_json::to_string(&value).unwrap(),
-            r#"{"b":[1,2.5,"x",null],"a":{}}"#
-        );
+        assert_eq!(serde_json::to_string(&value).unwrap(), r#"{"b":[1,2.5,"x",null],"a":{}}"#);
     }
 }

@@ -28,25 +28,13 @@ pub(super) fn grow(text: &str, lines: &Lines) -> Result<Tree, Fault> {
         builder.take(event, mark_of(span))?;
     }
     let empty = || Fault::new(Mark::new(1, 1), "the file is empty");
-    Ok(Tree {
-        root: builder.root.ok_or_else(empty)?,
-        nodes: builder.nodes,
-        faults: builder.faults,
-    })
+    Ok(Tree { root: builder.root.ok_or_else(empty)?, nodes: builder.nodes, faults: builder.faults })
 }
 
 fn mark_of(span: Span) -> Mark {
     let (start, end) = (span.start, span.end);
-    let width = if start.line() == end.line() {
-        end.col().saturating_sub(start.col())
-    } else {
-        usize::MAX
-    };
-    Mark {
-        line: start.line(),
-        column: start.col() + 1,
-        width: width.max(1),
-    }
+    let width = if start.line() == end.line() { end.col().saturating_sub(start.col()) } else { usize::MAX };
+    Mark { line: start.line(), column: start.col() + 1, width: width.max(1) }
 }
 
 /// A list or map whose end has not come yet.
@@ -145,11 +133,7 @@ impl<'t> Builder<'t> {
         // The span of a collection is that of its first sign.
         let id = self.add(Mark { width: 1, ..mark }, kind)?;
         self.anchor(anchor, id);
-        self.open.push(Open {
-            id,
-            key: None,
-            keys: HashMap::new(),
-        });
+        self.open.push(Open { id, key: None, keys: HashMap::new() });
         Ok(())
     }
 
@@ -162,10 +146,7 @@ impl<'t> Builder<'t> {
         let mark = self.nodes[id].mark;
         let Some(name) = self.anchor_name(mark) else { return };
         if let Some(first) = self.anchor_names.insert(name, mark.line) {
-            self.faults.push(Fault::new(
-                mark,
-                format!("anchor '{}' stands twice, first at line {first}", shown(name)),
-            ));
+            self.faults.push(Fault::new(mark, format!("anchor '{}' stands twice, first at line {first}", shown(name))));
         }
     }
 
@@ -174,11 +155,8 @@ impl<'t> Builder<'t> {
         let line = self.lines.get(self.text, mark.line)?;
         // Nodes come in the order of the text: going on from the last one keeps a single long line linear.
         let (last_line, last_column, last_byte) = self.last_anchor;
-        let (column, byte) = if last_line == mark.line && last_column <= mark.column {
-            (last_column, last_byte)
-        } else {
-            (1, 0)
-        };
+        let (column, byte) =
+            if last_line == mark.line && last_column <= mark.column { (last_column, last_byte) } else { (1, 0) };
         let rest = line.get(byte..)?;
         let byte = byte + self.lines.byte(rest, mark.column - column);
         self.last_anchor = (mark.line, mark.column, byte);
@@ -241,10 +219,7 @@ impl<'t> Builder<'t> {
     }
 
     fn scalar(&mut self, text: &str, style: ScalarStyle, tag: Option<&Tag>, mark: Mark) -> Kind {
-        let as_text = || Kind::Scalar {
-            value: Value::String(text.to_owned()),
-            plain: None,
-        };
+        let as_text = || Kind::Scalar { value: Value::String(text.to_owned()), plain: None };
         let plain = match tag {
             None => style == ScalarStyle::Plain,
             Some(tag) if is_core(tag, "str") => false,
@@ -262,10 +237,7 @@ impl<'t> Builder<'t> {
             self.faults.push(Fault::new(mark, message));
             return as_text();
         };
-        Kind::Scalar {
-            value,
-            plain: Some(text.to_owned()),
-        }
+        Kind::Scalar { value, plain: Some(text.to_owned()) }
     }
 
     fn check_tag(&mut self, tag: Option<&Tag>, expected: &str, mark: Mark) {
@@ -280,8 +252,7 @@ impl<'t> Builder<'t> {
         } else {
             format!("{}{}", tag.handle, tag.suffix)
         };
-        self.faults
-            .push(Fault::new(mark, format!("tag {} is not supported", shown(&name))));
+        self.faults.push(Fault::new(mark, format!("tag {} is not supported", shown(&name))));
     }
 }
 

@@ -6,74 +6,36 @@ use super::problem::shown;
 
 /// What the parser says, by the words that tell its messages apart, and what it comes to for the author of a file.
 const PLAINLY: [(&str, &str); 15] = [
-    (
-        "quoted scalar, found unexpected end of stream",
-        "the quote that opens here is never closed",
-    ),
+    ("quoted scalar, found unexpected end of stream", "the quote that opens here is never closed"),
     ("trailing content after double-quoted", "text after the closing quote"),
-    (
-        "unknown anchor",
-        "no anchor of this name stands above, quote the value if the * is meant",
-    ),
-    (
-        "alias, did not find expected alphabetic",
-        "a value that starts with * or & must be quoted",
-    ),
-    (
-        "expected <document start>",
-        "text outside of the document, is the indentation right?",
-    ),
-    (
-        "block mapping, did not find expected key",
-        "expected a key, is the indentation right?",
-    ),
-    (
-        "did not find expected '-' indicator",
-        "expected an entry of the list, is the indentation right?",
-    ),
-    (
-        "mapping values are not allowed",
-        "a key is not allowed here, is the indentation right?",
-    ),
-    (
-        "illegal placement of ':'",
-        "a key is not allowed here, is a bracket or a quote above still open?",
-    ),
+    ("unknown anchor", "no anchor of this name stands above, quote the value if the * is meant"),
+    ("alias, did not find expected alphabetic", "a value that starts with * or & must be quoted"),
+    ("expected <document start>", "text outside of the document, is the indentation right?"),
+    ("block mapping, did not find expected key", "expected a key, is the indentation right?"),
+    ("did not find expected '-' indicator", "expected an entry of the list, is the indentation right?"),
+    ("mapping values are not allowed", "a key is not allowed here, is the indentation right?"),
+    ("illegal placement of ':'", "a key is not allowed here, is a bracket or a quote above still open?"),
     ("simple key expect", "expected ':' after the key"),
     ("flow sequence, expected", "expected ',' or ']'"),
     ("did not find expected ',' or '}'", "expected ',' or '}'"),
-    (
-        "invalid indentation in quoted scalar",
-        "a quoted text must be indented further than its key",
-    ),
-    (
-        "invalid indentation",
-        "wrong indentation, is a bracket or a quote above still open?",
-    ),
+    ("invalid indentation in quoted scalar", "a quoted text must be indented further than its key"),
+    ("invalid indentation", "wrong indentation, is a bracket or a quote above still open?"),
     ("recursion limit exceeded", "brackets are nested too deeply"),
 ];
 
 /// The parser's message in plainer words, where there are any.
 pub(super) fn plainly(message: &str) -> &str {
-    PLAINLY
-        .iter()
-        .find(|(theirs, _)| message.contains(theirs))
-        .map_or(message, |(_, plain)| plain)
+    PLAINLY.iter().find(|(theirs, _)| message.contains(theirs)).map_or(message, |(_, plain)| plain)
 }
 
 /// The usual mistake on a line with a syntax error, with the byte of the line where it is.
 pub(super) fn hint(line: &str, message: &str) -> Option<(usize, String)> {
-    tab(line)
-        .or_else(|| star(line))
-        .or_else(|| colon(line, message))
-        .or_else(|| indicator(line, message))
+    tab(line).or_else(|| star(line)).or_else(|| colon(line, message)).or_else(|| indicator(line, message))
 }
 
 fn tab(line: &str) -> Option<(usize, String)> {
     let indent = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
-    indent
-        .find('\t')
-        .map(|at| (at, "a tab is used for indentation, use spaces".to_owned()))
+    indent.find('\t').map(|at| (at, "a tab is used for indentation, use spaces".to_owned()))
 }
 
 /// `schedule: * * * * *`: an unquoted `*` names an alias.
@@ -91,12 +53,7 @@ fn star(line: &str) -> Option<(usize, String)> {
     }
     let space = if lead.is_empty() { "" } else { " " };
     let is_value = lead.is_empty() || lead.ends_with([':', '-']);
-    is_value.then(|| {
-        (
-            at,
-            format!("quote the cron: {}{space}\"{}\"", shown(lead), shown(value)),
-        )
-    })
+    is_value.then(|| (at, format!("quote the cron: {}{space}\"{}\"", shown(lead), shown(value))))
 }
 
 /// `title: Report: weekly`.
@@ -110,10 +67,7 @@ fn colon(line: &str, message: &str) -> Option<(usize, String)> {
     if !value.contains(": ") && !value.ends_with(':') {
         return None;
     }
-    let (key, value) = (
-        shown(key.trim_start()),
-        shown(&value.replace('\\', "\\\\").replace('"', "\\\"")),
-    );
+    let (key, value) = (shown(key.trim_start()), shown(&value.replace('\\', "\\\\").replace('"', "\\\"")));
     Some((at, format!("a value with a colon must be quoted: {key}: \"{value}\"")))
 }
 
@@ -162,20 +116,11 @@ mod tests {
 
     #[test]
     fn tabs_colons_and_reserved_signs_are_named() {
+        assert_eq!(hint("  \tb: 1", "x").unwrap(), (2, "a tab is used for indentation, use spaces".into()));
         assert_eq!(
-            hint("  \tb: 1", "x").unwrap(),
-            (2, "a tab is used for indentation, use spaces".into())
-        );
-        assert_eq!(
-            hint(
-                "  title: Report: \"weekly\" # x",
-                "not YAML: mapping values are not allowed in this context"
-            )
-            .unwrap(),
-            (
-                9,
-                "a value with a colon must be quoted: title: \"Report: \\\"weekly\\\"\"".into()
-            )
+            hint("  title: Report: \"weekly\" # x", "not YAML: mapping values are not allowed in this context")
+                .unwrap(),
+            (9, "a value with a colon must be quoted: title: \"Report: \\\"weekly\\\"\"".into())
         );
         assert_eq!(
             says("to: @ops", "not YAML: unexpected character: `@'").unwrap(),

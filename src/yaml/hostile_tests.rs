@@ -25,10 +25,7 @@ fn bounded_by(limit: Duration, bytes: &[u8]) -> Decoded<Job> {
         (start.elapsed(), decoded, texts)
     };
     // Other work on the machine may take a turn, but not each time.
-    let (took, decoded, texts) = (0..3)
-        .map(|_| timed())
-        .find(|(took, ..)| *took < limit)
-        .unwrap_or_else(timed);
+    let (took, decoded, texts) = (0..3).map(|_| timed()).find(|(took, ..)| *took < limit).unwrap_or_else(timed);
     assert!(took < limit, "took {took:?}");
     assert!(texts.len() < 100_000, "{} bytes of problems", texts.len());
     assert!(decoded.value.is_some() || !decoded.problems.is_empty());
@@ -56,28 +53,17 @@ fn refusal(text: &str) -> String {
 #[test]
 fn alias_bombs_are_refused_before_they_grow() {
     let laughs = lines(12, |level| {
-        let below = if level == 0 {
-            "x".to_owned()
-        } else {
-            format!("*a{}", level - 1)
-        };
+        let below = if level == 0 { "x".to_owned() } else { format!("*a{}", level - 1) };
         format!("  a{level}: &a{level} [{}]\n", vec![below; 10].join(", "))
     });
     let laughs = format!("vars:\n{laughs}");
     assert!(refusal(&laughs).ends_with("too many nodes once aliases are expanded"));
 
-    let quadratic = format!(
-        "vars:\n  a: &a [{}]\n  b: [{}]\n",
-        vec!["x"; 40_000].join(","),
-        vec!["*a"; 40_000].join(",")
-    );
+    let quadratic =
+        format!("vars:\n  a: &a [{}]\n  b: [{}]\n", vec!["x"; 40_000].join(","), vec!["*a"; 40_000].join(","));
     assert!(refusal(&quadratic).ends_with("too many nodes once aliases are expanded"));
 
-    let long = format!(
-        "vars:\n  a: &a {}\n  b: [{}]\n",
-        "x".repeat(500_000),
-        vec!["*a"; 90_000].join(",")
-    );
+    let long = format!("vars:\n  a: &a {}\n  b: [{}]\n", "x".repeat(500_000), vec!["*a"; 90_000].join(","));
     assert!(refusal(&long).contains("aliases are expanded"));
 
     let chain = lines(199, |level| format!("  a{}: &a{} [*a{level}]\n", level + 1, level + 1));
@@ -87,14 +73,8 @@ fn alias_bombs_are_refused_before_they_grow() {
 
 #[test]
 fn an_alias_of_what_holds_it_is_refused() {
-    assert_eq!(
-        refusal("vars: &a\n  b: *a\n"),
-        "2:6 an alias inside of what it stands for"
-    );
-    assert_eq!(
-        refusal("vars:\n  b: &a [1, [*a]]\n"),
-        "2:14 an alias inside of what it stands for"
-    );
+    assert_eq!(refusal("vars: &a\n  b: *a\n"), "2:6 an alias inside of what it stands for");
+    assert_eq!(refusal("vars:\n  b: &a [1, [*a]]\n"), "2:14 an alias inside of what it stands for");
     assert!(refusal("&a *a : x\n").starts_with("1:"));
 }
 
@@ -123,19 +103,13 @@ fn depth_is_refused_without_recursion() {
     ] {
         refusal(&text);
     }
-    assert_eq!(
-        refusal(&format!("vars: {{a: {}", "[".repeat(300))),
-        "1:265 brackets are nested too deeply"
-    );
+    assert_eq!(refusal(&format!("vars: {{a: {}", "[".repeat(300))), "1:265 brackets are nested too deeply");
 }
 
 #[test]
 fn large_files_end_in_time() {
     let limit = usize::try_from(MAX_BYTES).unwrap();
-    assert_eq!(
-        refusal(&"x".repeat(10 * limit)),
-        "1:1 larger than 1 MiB (10485760 bytes)"
-    );
+    assert_eq!(refusal(&"x".repeat(10 * limit)), "1:1 larger than 1 MiB (10485760 bytes)");
     let entries = |entry: &str| entry.repeat((limit - 100) / entry.len());
     for text in [
         entries("x"),
@@ -181,19 +155,12 @@ fn large_files_end_in_time() {
 
 #[test]
 fn a_long_line_is_shown_around_the_place() {
-    let text = format!(
-        "vars: {{ a: \"{}\", a: 1, b: \"{}\" }}",
-        "é".repeat(200_000),
-        "x".repeat(500_000)
-    );
+    let text = format!("vars: {{ a: \"{}\", a: 1, b: \"{}\" }}", "é".repeat(200_000), "x".repeat(500_000));
     let decoded = bounded(text.as_bytes());
     let problem = &decoded.problems[0];
     let source: Vec<_> = problem.source.as_deref().unwrap().chars().collect();
     assert_eq!((problem.line, problem.column, source.len()), (1, 200_016, 200));
-    assert_eq!(
-        source[problem.caret..problem.caret + 4].iter().collect::<String>(),
-        "a: 1"
-    );
+    assert_eq!(source[problem.caret..problem.caret + 4].iter().collect::<String>(), "a: 1");
 }
 
 #[test]
@@ -230,16 +197,10 @@ fn other_encodings_are_refused_with_their_place() {
             Some("description: caf\u{fffd} noir".into())
         )
     );
-    assert_eq!(
-        first(b"zone: \0\n"),
-        (1, 7, "a NUL byte is not allowed".into(), Some("zone: \u{fffd}".into()))
-    );
+    assert_eq!(first(b"zone: \0\n"), (1, 7, "a NUL byte is not allowed".into(), Some("zone: \u{fffd}".into())));
     let utf16: Vec<u8> = "\u{feff}zone: x\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     assert_eq!(first(&utf16).2, "the file is UTF-16, save it as UTF-8");
-    assert_eq!(
-        first(&utf16[2..]).2,
-        "a NUL byte is not allowed, is the file UTF-16? save it as UTF-8"
-    );
+    assert_eq!(first(&utf16[2..]).2, "a NUL byte is not allowed, is the file UTF-16? save it as UTF-8");
 }
 
 #[test]
@@ -248,28 +209,16 @@ fn line_breaks_and_wide_characters_keep_positions_right() {
         refusal("zone: x\r\nbik: { reportName: x, 'größe😀': 1, zon: 2 }\r\n"),
         "2:23 unknown key 'größe😀' in bik, allowed: reportName, appId, emails, filters, body"
     );
-    assert_eq!(
-        decode("zone: x\r\nbik: { reportName: \"😀é\", zon: 2 }\r\n").problems[0].column,
-        26
-    );
-    assert_eq!(
-        refusal("zone: x\rzon: y\r"),
-        "2:1 unknown key 'zon', did you mean 'zone'?"
-    );
-    assert_eq!(
-        refusal("# é😀\nzone: x # ü\n# ö\n'zon': y\n"),
-        "4:1 unknown key 'zon', did you mean 'zone'?"
-    );
+    assert_eq!(decode("zone: x\r\nbik: { reportName: \"😀é\", zon: 2 }\r\n").problems[0].column, 26);
+    assert_eq!(refusal("zone: x\rzon: y\r"), "2:1 unknown key 'zon', did you mean 'zone'?");
+    assert_eq!(refusal("# é😀\nzone: x # ü\n# ö\n'zon': y\n"), "4:1 unknown key 'zon', did you mean 'zone'?");
 }
 
 /// A valid file with pieces cut out, doubled and replaced by characters that mean something in YAML.
 fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         prop::sample::select(
-            b"&*!|>%@`'\"[]{},:?-#<\t\n\r \0~.\\\xc2\x85\xff"
-                .iter()
-                .map(|byte| vec![*byte])
-                .collect::<Vec<_>>()
+            b"&*!|>%@`'\"[]{},:?-#<\t\n\r \0~.\\\xc2\x85\xff".iter().map(|byte| vec![*byte]).collect::<Vec<_>>()
         ),
         prop::sample::select(
             [
@@ -299,11 +248,7 @@ fn mutated() -> impl Strategy<Value = Vec<u8>> {
     let cuts = prop::collection::vec((any::<prop::sample::Index>(), 0_usize..12, piece), 1..6);
     (any::<bool>(), cuts).prop_map(|(anchors, cuts)| {
         // Files with anchors go through the marked tree first, the others straight to serde.
-        let text = if anchors {
-            GOOD.to_owned()
-        } else {
-            GOOD.replace("&mails ", "").replace("*mails", "x")
-        };
+        let text = if anchors { GOOD.to_owned() } else { GOOD.replace("&mails ", "").replace("*mails", "x") };
         let mut bytes = text.into_bytes();
         for (at, length, piece) in cuts {
             let at = at.index(bytes.len() + 1);

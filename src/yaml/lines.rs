@@ -19,10 +19,7 @@ impl Lines {
                 starts.push(at + 1);
             }
         }
-        Self {
-            starts,
-            ascii: text.is_ascii(),
-        }
+        Self { starts, ascii: text.is_ascii() }
     }
 
     /// The number of lines; a final line break starts no further line.
@@ -69,9 +66,7 @@ mod tests {
     fn every_kind_of_line_break_ends_a_line() {
         let text = "a\nb\r\nc\rd";
         let lines = Lines::new(text);
-        let all: Vec<_> = (1..=lines.count(text))
-            .map(|number| lines.get(text, number).unwrap())
-            .collect();
+        let all: Vec<_> = (1..=lines.count(text)).map(|number| lines.get(text, number).unwrap()).collect();
         assert_eq!(all, ["a", "b", "c", "d"]);
         assert_eq!(lines.get(text, 0), None);
         assert_eq!(lines.get(text, 5), None);

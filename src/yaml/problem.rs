@@ -83,20 +83,12 @@ impl Path {
 
     /// ` in bik.filters`, or nothing at the top: the tail of "unknown key 'x'".
     pub(super) fn inside(&self) -> String {
-        if self.is_root() {
-            String::new()
-        } else {
-            format!(" in {self}")
-        }
+        if self.is_root() { String::new() } else { format!(" in {self}") }
     }
 
     /// `bik.filters: `, or nothing at the top: the head of "expected a map".
     pub(super) fn lead(&self) -> String {
-        if self.is_root() {
-            String::new()
-        } else {
-            format!("{self}: ")
-        }
+        if self.is_root() { String::new() } else { format!("{self}: ") }
     }
 }
 
@@ -149,21 +141,12 @@ pub struct Finding {
 impl Finding {
     /// An error about the value at `path`.
     pub fn error(path: Path, message: impl Into<String>) -> Self {
-        Self {
-            path,
-            spot: Spot::Value,
-            severity: Severity::Error,
-            message: message.into(),
-            secret: false,
-        }
+        Self { path, spot: Spot::Value, severity: Severity::Error, message: message.into(), secret: false }
     }
 
     /// A warning about the value at `path`.
     pub fn warning(path: Path, message: impl Into<String>) -> Self {
-        Self {
-            severity: Severity::Warning,
-            ..Self::error(path, message)
-        }
+        Self { severity: Severity::Warning, ..Self::error(path, message) }
     }
 
     /// The same, without showing the source line.
@@ -175,10 +158,7 @@ impl Finding {
     /// The same, pointing at the key.
     #[must_use]
     pub fn at_key(self) -> Self {
-        Self {
-            spot: Spot::Key,
-            ..self
-        }
+        Self { spot: Spot::Key, ..self }
     }
 }
 
@@ -227,13 +207,7 @@ impl Problem {
             Severity::Error => "",
             Severity::Warning => "warning: ",
         };
-        let Self {
-            file,
-            line,
-            column,
-            message,
-            ..
-        } = self;
+        let Self { file, line, column, message, .. } = self;
         let head = format!("{file}:{line}:{column}: {severity}{message}\n");
         let Some(source) = &self.source else { return head };
         let gutter = " ".repeat(line.to_string().len());
@@ -250,10 +224,7 @@ impl Problem {
         };
         let message = github_escaped(&self.message);
         let file = github_escaped(&self.file).replace(':', "%3A").replace(',', "%2C");
-        format!(
-            "::{severity} file={file},line={},col={}::{message}",
-            self.line, self.column
-        )
+        format!("::{severity} file={file},line={},col={}::{message}", self.line, self.column)
     }
 }
 
@@ -300,10 +271,7 @@ mod tests {
             source: Some("    chanel: whatsapp".into()),
             caret: 4,
             width: 6,
-            ..Problem::whole_file(
-                "jobs/x.yaml",
-                "unknown key 'chanel' in bik.filters, did you mean 'channel'?",
-            )
+            ..Problem::whole_file("jobs/x.yaml", "unknown key 'chanel' in bik.filters, did you mean 'channel'?")
         }
     }
 
@@ -317,26 +285,15 @@ mod tests {
 
     #[test]
     fn a_warning_says_that_it_is_one() {
-        let warning = Problem {
-            severity: Severity::Warning,
-            source: None,
-            ..problem()
-        };
+        let warning = Problem { severity: Severity::Warning, source: None, ..problem() };
         assert!(warning.text().starts_with("jobs/x.yaml:12:5: warning: unknown key"));
-        assert!(
-            warning
-                .github()
-                .starts_with("::warning file=jobs/x.yaml,line=12,col=5::")
-        );
+        assert!(warning.github().starts_with("::warning file=jobs/x.yaml,line=12,col=5::"));
     }
 
     #[test]
     fn a_github_annotation_cannot_be_broken_out_of() {
         let hostile = Problem::whole_file("a,line=9:b%.yaml", "100 %\n::error::x");
-        assert_eq!(
-            hostile.github(),
-            "::error file=a%2Cline=9%3Ab%25.yaml,line=1,col=1::100 %25%0A::error::x"
-        );
+        assert_eq!(hostile.github(), "::error file=a%2Cline=9%3Ab%25.yaml,line=1,col=1::100 %25%0A::error::x");
     }
 
     #[test]
@@ -350,14 +307,8 @@ mod tests {
 
     #[test]
     fn a_path_reads_as_people_write_it() {
-        assert_eq!(
-            Path::root().key("bik").key("filters").key("channel").to_string(),
-            "bik.filters.channel"
-        );
-        assert_eq!(
-            Path::root().key("connections").index(0).key("to").to_string(),
-            "connections[0].to"
-        );
+        assert_eq!(Path::root().key("bik").key("filters").key("channel").to_string(), "bik.filters.channel");
+        assert_eq!(Path::root().key("connections").index(0).key("to").to_string(), "connections[0].to");
         assert_eq!(Path::root().to_string(), "the top level");
     }
 

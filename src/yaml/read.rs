@@ -31,9 +31,7 @@ pub fn read(path: &Path, shown_as: &str) -> Result<Vec<u8>, Problem> {
     }
     let mut bytes = Vec::new();
     // Files under /proc say that they are empty, and a file may grow while it is read: the limit holds for the read too.
-    file.take(MAX_BYTES + 1)
-        .read_to_end(&mut bytes)
-        .map_err(|error| problem(unreadable(&error)))?;
+    file.take(MAX_BYTES + 1).read_to_end(&mut bytes).map_err(|error| problem(unreadable(&error)))?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(problem(too_large(bytes.len() as u64)));
     }
@@ -43,10 +41,7 @@ pub fn read(path: &Path, shown_as: &str) -> Result<Vec<u8>, Problem> {
 /// Not waiting for a fifo's writer, and not becoming the owner of a terminal.
 fn open(path: &Path) -> io::Result<File> {
     let flags = (OFlags::NONBLOCK | OFlags::NOCTTY).bits();
-    OpenOptions::new()
-        .read(true)
-        .custom_flags(flags.cast_signed())
-        .open(path)
+    OpenOptions::new().read(true).custom_flags(flags.cast_signed()).open(path)
 }
 
 fn why_not_opened(path: &Path, error: &io::Error) -> String {
@@ -93,10 +88,7 @@ mod tests {
         let start = Instant::now();
         let problem = read(path, "jobs/x.yaml").unwrap_err();
         assert!(start.elapsed() < Duration::from_secs(1), "took {:?}", start.elapsed());
-        assert_eq!(
-            (problem.file.as_str(), problem.line, problem.column),
-            ("jobs/x.yaml", 1, 1)
-        );
+        assert_eq!((problem.file.as_str(), problem.line, problem.column), ("jobs/x.yaml", 1, 1));
         problem.message
     }
 
@@ -130,14 +122,7 @@ mod tests {
     fn a_fifo_without_a_writer_does_not_block() {
         let folder = tempfile::tempdir().unwrap();
         let fifo = folder.path().join("fifo.yaml");
-        rustix::fs::mknodat(
-            rustix::fs::CWD,
-            &fifo,
-            rustix::fs::FileType::Fifo,
-            rustix::fs::Mode::RUSR,
-            0,
-        )
-        .unwrap();
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
         assert_eq!(refusal(&fifo), "a fifo, not a file");
     }
 

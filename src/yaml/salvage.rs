@@ -23,16 +23,15 @@ pub(super) struct Salvaged<T> {
     pub(super) findings: Vec<Finding>,
 }
 
-/// Cuts `wrong` out of `document` and decodes the rest.
-pub(super) fn salvage<T: DeserializeOwned>(mut document: Value, wrong: Vec<Path>) -> Salvaged<T> {
-    let mut salvaged = Salvaged {
-        value: None,
-        removed: Vec::new(),
-        findings: Vec::new(),
-    };
-    let mut useful = wrong
-        .into_iter()
-        .all(|path| cut(&mut document, &path, &mut salvaged.removed));
+/// Cuts `wrong` out of `document` and decodes the rest. The maps in `incomplete` lack a key, which has been told: they are
+/// cut out only if serde cannot do without it.
+pub(super) fn salvage<T: DeserializeOwned>(
+    mut document: Value,
+    wrong: Vec<Path>,
+    incomplete: Vec<Path>,
+) -> Salvaged<T> {
+    let mut salvaged = Salvaged { value: None, removed: Vec::new(), findings: Vec::new() };
+    let mut useful = wrong.into_iter().all(|path| cut(&mut document, &path, &mut salvaged.removed));
     for _ in 0..ROUNDS {
         if !useful {
             break;
@@ -49,15 +48,12 @@ pub(super) fn salvage<T: DeserializeOwned>(mut document: Value, wrong: Vec<Path>
             Err(error) => error,
         };
         let path = path_of_line(&document, error.line()).unwrap_or_default();
-        let follows_from_a_cut = salvaged.removed.iter().any(|removed| removed.is_within(&path));
+        let follows_from_a_cut =
+            salvaged.removed.iter().any(|removed| removed.is_within(&path)) || incomplete.contains(&path);
         if !follows_from_a_cut {
             let message = error.to_string();
-            let message = message
-                .rsplit_once(" at line ")
-                .map_or(message.as_str(), |(message, _)| message);
-            salvaged
-                .findings
-                .push(Finding::error(path.clone(), format!("{}{message}", path.lead())));
+            let message = message.rsplit_once(" at line ").map_or(message.as_str(), |(message, _)| message);
+            salvaged.findings.push(Finding::error(path.clone(), format!("{}{message}", path.lead())));
         }
         useful = cut(&mut document, &path, &mut salvaged.removed);
     }
@@ -134,17 +130,13 @@ mod tests {
     }
 
     fn shown<T>(salvaged: &Salvaged<T>) -> Vec<String> {
-        salvaged
-            .findings
-            .iter()
-            .map(|finding| format!("{} | {}", finding.path, finding.message))
-            .collect()
+        salvaged.findings.iter().map(|finding| format!("{} | {}", finding.path, finding.message)).collect()
     }
 
     #[test]
     fn every_refusal_of_serde_is_found_at_its_path() {
         let document = json!({"list": [{"must": 1}, {"must": 300}], "a": 256, "b": {"must": 7}});
-        let salvaged = salvage::<Small>(document, Vec::new());
+        let salvaged = salvage::<Small>(document, Vec::new(), Vec::new());
         assert_eq!(
             shown(&salvaged),
             [
@@ -152,53 +144,30 @@ mod tests {
                 "a | a: invalid value: integer `256`, expected u8"
             ]
         );
-        assert_eq!(
-            salvaged.value,
-            Some(Small {
-                b: Some(Inner { must: 7 }),
-                ..Small::default()
-            })
-        );
+        assert_eq!(salvaged.value, Some(Small { b: Some(Inner { must: 7 }), ..Small::default() }));
     }
 
     #[test]
     fn what_follows_from_a_cut_is_not_told_again() {
         let wrong = vec![Path::root().key("b").key("must")];
-        let salvaged = salvage::<Small>(json!({"a": 1, "b": {"must": "x"}}), wrong);
+        let salvaged = salvage::<Small>(json!({"a": 1, "b": {"must": "x"}}), wrong, Vec::new());
         assert_eq!(shown(&salvaged), [""; 0]);
-        assert_eq!(
-            salvaged.value,
-            Some(Small {
-                a: Some(1),
-                ..Small::default()
-            })
-        );
+        assert_eq!(salvaged.value, Some(Small { a: Some(1), ..Small::default() }));
     }
 
     #[test]
     fn a_list_loses_no_single_entry() {
         let wrong = vec![Path::root().key("list").index(0)];
-        let salvaged = salvage::<Small>(json!({"list": [5, {"must": 1}], "a": 2}), wrong);
-        assert_eq!(
-            salvaged.value,
-            Some(Small {
-                a: Some(2),
-                ..Small::default()
-            })
-        );
+        let salvaged = salvage::<Small>(json!({"list": [5, {"must": 1}], "a": 2}), wrong, Vec::new());
+        assert_eq!(salvaged.value, Some(Small { a: Some(2), ..Small::default() }));
         assert_eq!(salvaged.removed, [Path::root().key("list")]);
     }
 
     #[test]
     fn every_line_of_a_printed_document_has_its_path() {
         let document = json!({"a": {"b": [], "c": [1, {}]}, "d": 1});
-        let paths: Vec<_> = (1..=9)
-            .map(|line| path_of_line(&document, line).unwrap().to_string())
-            .collect();
-        assert_eq!(
-            paths,
-            ["the top level", "a", "a.b", "a.c", "a.c[0]", "a.c[1]", "a.c", "a", "d"]
-        );
+        let paths: Vec<_> = (1..=9).map(|line| path_of_line(&document, line).unwrap().to_string()).collect();
+        assert_eq!(paths, ["the top level", "a", "a.b", "a.c", "a.c[0]", "a.c[1]", "a.c", "a", "d"]);
         assert_eq!(serde_json::to_string_pretty(&document).unwrap().lines().count(), 10);
     }
 }

@@ -44,11 +44,7 @@ fn integer(negative: bool, digits: &str) -> Option<Number> {
     if !negative && let Ok(whole) = u64::from_str_radix(digits, radix) {
         return Some(whole.into());
     }
-    let signed = if negative {
-        format!("-{digits}")
-    } else {
-        digits.to_owned()
-    };
+    let signed = if negative { format!("-{digits}") } else { digits.to_owned() };
     if let Ok(whole) = i64::from_str_radix(&signed, radix) {
         return Some(whole.into());
     }
@@ -56,9 +52,7 @@ fn integer(negative: bool, digits: &str) -> Option<Number> {
     if !negative && let Ok(whole) = u128::from_str_radix(digits, radix) {
         return wide(&whole.to_string());
     }
-    i128::from_str_radix(&signed, radix)
-        .ok()
-        .and_then(|whole| wide(&whole.to_string()))
+    i128::from_str_radix(&signed, radix).ok().and_then(|whole| wide(&whole.to_string()))
 }
 
 /// The float nearest to an integer that is too large for 64 bits.
@@ -143,9 +137,7 @@ mod tests {
         ];
         for sample in samples {
             let theirs: Result<Free, _> = serde_yaml::from_str(sample);
-            let Ok(theirs) = theirs else {
-                panic!("serde_yaml refused {sample}")
-            };
+            let Ok(theirs) = theirs else { panic!("serde_yaml refused {sample}") };
             assert_eq!(plain(sample), Some(theirs.0), "{sample}");
         }
         for sample in [".inf", "-.Inf", "+.INF", ".nan"] {

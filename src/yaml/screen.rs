@@ -39,10 +39,7 @@ pub(super) fn screen(bytes: &[u8]) -> Result<Screened<'_>, Fault> {
     if is_blank(text) {
         return Err(located("", 0, "the file is empty".to_owned()));
     }
-    Ok(Screened {
-        text,
-        careful: seen.anchor || seen.brackets > MANY_BRACKETS,
-    })
+    Ok(Screened { text, careful: seen.anchor || seen.brackets > MANY_BRACKETS })
 }
 
 /// What one pass over the bytes saw; every good file pays for it, so it is a pass over bytes and not over characters.
@@ -55,11 +52,7 @@ struct Seen {
 
 impl Seen {
     fn new(text: &str) -> Self {
-        let mut seen = Self {
-            suspect: false,
-            anchor: false,
-            brackets: 0,
-        };
+        let mut seen = Self { suspect: false, anchor: false, brackets: 0 };
         let mut before = b'\n';
         for &byte in text.as_bytes() {
             match byte {
@@ -88,31 +81,20 @@ fn is_refused(c: char) -> bool {
 fn is_blank(text: &str) -> bool {
     text.split(['\n', '\r']).all(|line| {
         let line = line.trim();
-        let rest = line
-            .strip_prefix("---")
-            .or_else(|| line.strip_prefix("..."))
-            .unwrap_or(line)
-            .trim_start();
+        let rest = line.strip_prefix("---").or_else(|| line.strip_prefix("...")).unwrap_or(line).trim_start();
         rest.is_empty() || rest.starts_with(['#', '%'])
     })
 }
 
 fn located(text: &str, at: usize, message: String) -> Fault {
     let (line, column) = position(text, at);
-    Fault {
-        mark: Mark::new(line, column),
-        message,
-    }
+    Fault { mark: Mark::new(line, column), message }
 }
 
 fn not_utf8(bytes: &[u8], at: usize) -> Fault {
     let valid = String::from_utf8_lossy(bytes.get(..at).unwrap_or(bytes));
     let byte = bytes.get(at).copied().unwrap_or_default();
-    located(
-        &valid,
-        at,
-        format!("not UTF-8: byte 0x{byte:02X} at offset {at}, save the file as UTF-8"),
-    )
+    located(&valid, at, format!("not UTF-8: byte 0x{byte:02X} at offset {at}, save the file as UTF-8"))
 }
 
 fn control(text: &str, at: usize, c: char) -> Fault {
@@ -139,64 +121,32 @@ mod tests {
     fn another_encoding_is_named_with_its_place() {
         assert_eq!(
             refusal(b"a: 1\nname: caf\xe9\n"),
-            (
-                2,
-                10,
-                "not UTF-8: byte 0xE9 at offset 14, save the file as UTF-8".into()
-            )
+            (2, 10, "not UTF-8: byte 0xE9 at offset 14, save the file as UTF-8".into())
         );
         assert_eq!(refusal(b"\xff\xfea\0:\0").2, "the file is UTF-16, save it as UTF-8");
         assert_eq!(refusal(b"\xfe\xff\0a\0:").2, "the file is UTF-16, save it as UTF-8");
-        assert_eq!(
-            refusal(b"a\0:\0 \0").2,
-            "a NUL byte is not allowed, is the file UTF-16? save it as UTF-8"
-        );
+        assert_eq!(refusal(b"a\0:\0 \0").2, "a NUL byte is not allowed, is the file UTF-16? save it as UTF-8");
         assert_eq!(refusal(b"a: \xe2\x82").1, 4);
     }
 
     #[test]
     fn control_characters_are_refused_at_their_place() {
-        assert_eq!(
-            refusal("ab: é\0".as_bytes()),
-            (1, 6, "a NUL byte is not allowed".into())
-        );
-        assert_eq!(
-            refusal("a: 1\nb: \u{7}".as_bytes()),
-            (2, 4, "control character U+0007 is not allowed".into())
-        );
-        assert_eq!(
-            refusal("a: \u{9b}31m".as_bytes()).2,
-            "control character U+009B is not allowed"
-        );
-        assert_eq!(
-            refusal("a: \u{feff}".as_bytes()).2,
-            "a byte order mark is allowed only at the start of the file"
-        );
+        assert_eq!(refusal("ab: é\0".as_bytes()), (1, 6, "a NUL byte is not allowed".into()));
+        assert_eq!(refusal("a: 1\nb: \u{7}".as_bytes()), (2, 4, "control character U+0007 is not allowed".into()));
+        assert_eq!(refusal("a: \u{9b}31m".as_bytes()).2, "control character U+009B is not allowed");
+        assert_eq!(refusal("a: \u{feff}".as_bytes()).2, "a byte order mark is allowed only at the start of the file");
     }
 
     #[test]
     fn a_byte_order_mark_at_the_start_is_dropped() {
-        assert_eq!(
-            screen("\u{feff}a: 1".as_bytes()).unwrap(),
-            Screened {
-                text: "a: 1",
-                careful: false
-            }
-        );
+        assert_eq!(screen("\u{feff}a: 1".as_bytes()).unwrap(), Screened { text: "a: 1", careful: false });
     }
 
     #[test]
     fn a_file_without_content_is_empty() {
-        for text in [
-            "",
-            "\n\n",
-            "# only a comment\n",
-            "---\n",
-            "--- # x\n...\n",
-            "%YAML 1.2\n---\n",
-            "\u{feff}",
-            "\r\n \r\n",
-        ] {
+        for text in
+            ["", "\n\n", "# only a comment\n", "---\n", "--- # x\n...\n", "%YAML 1.2\n---\n", "\u{feff}", "\r\n \r\n"]
+        {
             assert_eq!(refusal(text.as_bytes()), (1, 1, "the file is empty".into()), "{text:?}");
         }
     }
@@ -204,17 +154,8 @@ mod tests {
     #[test]
     fn only_anchors_and_many_brackets_ask_for_care() {
         let careful = |text: &str| screen(text.as_bytes()).unwrap().careful;
-        assert!(!careful(
-            "schedule: \"30 6 * * *\"\ntitle: Q&A\nurl: http://x/?a=1&b=2\nf: {a: [1]}\n"
-        ));
-        for text in [
-            "a: &x 1",
-            "- &x 1",
-            "[&x 1]",
-            "a:\n  &x b: 1",
-            "&x a: 1",
-            "{\"a\":&x 1}",
-        ] {
+        assert!(!careful("schedule: \"30 6 * * *\"\ntitle: Q&A\nurl: http://x/?a=1&b=2\nf: {a: [1]}\n"));
+        for text in ["a: &x 1", "- &x 1", "[&x 1]", "a:\n  &x b: 1", "&x a: 1", "{\"a\":&x 1}"] {
             assert!(careful(text), "{text}");
         }
         assert!(careful(&"[".repeat(65)));

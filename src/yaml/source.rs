@@ -33,12 +33,7 @@ impl Source {
         if text.starts_with('\u{feff}') {
             text.drain(..'\u{feff}'.len_utf8());
         }
-        Self {
-            file: file.into(),
-            text,
-            lines: OnceLock::new(),
-            tree: OnceLock::new(),
-        }
+        Self { file: file.into(), text, lines: OnceLock::new(), tree: OnceLock::new() }
     }
 
     /// The file's name as problems show it.
@@ -54,10 +49,7 @@ impl Source {
     /// A finding with its place. A path that does not exist, such as a missing key, points at the deepest part of it that
     /// does; in a file that is not YAML everything points at 1:1.
     pub fn locate(&self, finding: &Finding) -> Problem {
-        let mark = self
-            .tree()
-            .as_ref()
-            .map_or(Mark::new(1, 1), |tree| tree.mark(&finding.path, finding.spot));
+        let mark = self.tree().as_ref().map_or(Mark::new(1, 1), |tree| tree.mark(&finding.path, finding.spot));
         let mut problem = self.problem(mark, finding.severity, &finding.message);
         if finding.secret {
             problem.source = None;
@@ -97,18 +89,11 @@ impl Source {
         let line = lines.get(&self.text, mark.line).unwrap_or_default();
         let length = lines.length(line);
         let caret = mark.column - 1;
-        let first = if length <= SHOWN {
-            0
-        } else {
-            caret.saturating_sub(BEFORE).min(length - SHOWN)
-        };
+        let first = if length <= SHOWN { 0 } else { caret.saturating_sub(BEFORE).min(length - SHOWN) };
         let rest = &line[lines.byte(line, first)..];
         let source: String = rest.chars().take(SHOWN).map(printable).collect();
         let caret = caret - first;
-        let width = mark
-            .width
-            .min(length.saturating_sub(first).min(SHOWN).saturating_sub(caret))
-            .max(1);
+        let width = mark.width.min(length.saturating_sub(first).min(SHOWN).saturating_sub(caret)).max(1);
         Problem {
             file: self.file.clone(),
             line: mark.line,
@@ -127,18 +112,10 @@ impl Source {
         let count = lines.count(&self.text);
         let end = |line| lines.length(lines.get(&self.text, line).unwrap_or_default()) + 1;
         if mark.line > count {
-            return Mark {
-                line: count,
-                column: end(count),
-                width: 1,
-            };
+            return Mark { line: count, column: end(count), width: 1 };
         }
         let line = mark.line.max(1);
-        Mark {
-            line,
-            column: mark.column.clamp(1, end(line)),
-            ..mark
-        }
+        Mark { line, column: mark.column.clamp(1, end(line)), ..mark }
     }
 
     fn lines(&self) -> &Lines {
@@ -164,10 +141,7 @@ mod tests {
         "description: x\nbik:\n  filters: { channel: whatsapp, group: }\n  emails:\n    - a@b.c\n    - 5\nempty:\n";
 
     fn place(text: &str, path: &Path, spot: Spot) -> (usize, usize, usize) {
-        let finding = Finding {
-            spot,
-            ..Finding::error(path.clone(), "m")
-        };
+        let finding = Finding { spot, ..Finding::error(path.clone(), "m") };
         let problem = Source::new("x.yaml", text).locate(&finding);
         (problem.line, problem.column, problem.width)
     }
@@ -177,27 +151,14 @@ mod tests {
         let channel = Path::root().key("bik").key("filters").key("channel");
         assert_eq!(place(JOB, &channel, Spot::Key), (3, 14, 7));
         assert_eq!(place(JOB, &channel, Spot::Value), (3, 23, 8));
-        assert_eq!(
-            place(JOB, &Path::root().key("bik").key("emails").index(1), Spot::Value),
-            (6, 7, 1)
-        );
+        assert_eq!(place(JOB, &Path::root().key("bik").key("emails").index(1), Spot::Value), (6, 7, 1));
         assert_eq!(place(JOB, &Path::root(), Spot::Value), (1, 1, 1));
     }
 
     #[test]
     fn what_is_missing_points_at_the_deepest_part_that_is_there() {
-        assert_eq!(
-            place(JOB, &Path::root().key("bik").key("reportName"), Spot::Value),
-            (2, 1, 3)
-        );
-        assert_eq!(
-            place(
-                JOB,
-                &Path::root().key("bik").key("emails").index(7).key("x"),
-                Spot::Value
-            ),
-            (4, 3, 6)
-        );
+        assert_eq!(place(JOB, &Path::root().key("bik").key("reportName"), Spot::Value), (2, 1, 3));
+        assert_eq!(place(JOB, &Path::root().key("bik").key("emails").index(7).key("x"), Spot::Value), (4, 3, 6));
         assert_eq!(place(JOB, &Path::root().key("zone"), Spot::Value), (1, 1, 1));
         assert_eq!(place(JOB, &Path::root().key("empty"), Spot::Value), (7, 1, 5));
     }
@@ -205,14 +166,8 @@ mod tests {
     #[test]
     fn columns_count_characters() {
         let text = "título: { \"😀😀\": { x: 1 } }\n";
-        assert_eq!(
-            place(text, &Path::root().key("título").key("😀😀").key("x"), Spot::Value),
-            (1, 22, 1)
-        );
-        assert_eq!(
-            place("\u{feff}a: b\r\nc: d\r\n", &Path::root().key("c"), Spot::Value),
-            (2, 4, 1)
-        );
+        assert_eq!(place(text, &Path::root().key("título").key("😀😀").key("x"), Spot::Value), (1, 22, 1));
+        assert_eq!(place("\u{feff}a: b\r\nc: d\r\n", &Path::root().key("c"), Spot::Value), (2, 4, 1));
     }
 
     #[test]

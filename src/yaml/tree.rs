@@ -40,10 +40,7 @@ pub(super) struct Fault {
 
 impl Fault {
     pub(super) fn new(mark: Mark, message: impl Into<String>) -> Self {
-        Self {
-            mark,
-            message: message.into(),
-        }
+        Self { mark, message: message.into() }
     }
 }
 
@@ -80,14 +77,7 @@ pub(super) struct Tree {
 impl Tree {
     /// The document with aliases expanded, or the fault that there would be too much of it.
     pub(super) fn json(&self) -> Result<Value, Fault> {
-        self.expanded(
-            self.root,
-            0,
-            &mut Budget {
-                nodes: MAX_NODES,
-                bytes: MAX_EXPANDED_BYTES,
-            },
-        )
+        self.expanded(self.root, 0, &mut Budget { nodes: MAX_NODES, bytes: MAX_EXPANDED_BYTES })
     }
 
     fn expanded(&self, id: Id, depth: usize, budget: &mut Budget) -> Result<Value, Fault> {
@@ -96,23 +86,17 @@ impl Tree {
             let message = format!("nested deeper than {MAX_DEPTH} levels once aliases are expanded");
             return Err(Fault::new(node.mark, message));
         }
-        let text = if let Kind::Scalar { value, .. } = &node.kind {
-            value.as_str().unwrap_or_default()
-        } else {
-            ""
-        };
+        let text = if let Kind::Scalar { value, .. } = &node.kind { value.as_str().unwrap_or_default() } else { "" };
         budget.spend(node, text.len())?;
         Ok(match &node.kind {
             Kind::Scalar { value, .. } => value.clone(),
             // An alias is a level of its own, so that a chain of aliases cannot go deeper than anything else.
-            Kind::Alias(target) => self.expanded(*target, depth + 1, budget).map_err(|fault| Fault {
-                mark: node.mark,
-                ..fault
-            })?,
-            Kind::List(items) => items
-                .iter()
-                .map(|item| self.expanded(*item, depth + 1, budget))
-                .collect::<Result<_, _>>()?,
+            Kind::Alias(target) => {
+                self.expanded(*target, depth + 1, budget).map_err(|fault| Fault { mark: node.mark, ..fault })?
+            }
+            Kind::List(items) => {
+                items.iter().map(|item| self.expanded(*item, depth + 1, budget)).collect::<Result<_, _>>()?
+            }
             Kind::Map(entries) => {
                 let mut map = Map::new();
                 for (key, value) in entries {
@@ -132,31 +116,20 @@ impl Tree {
         let key = place.key.map_or(value, |key| self.nodes[key].mark);
         let nothing_there = matches!(&self.nodes[place.value].kind,
             Kind::Scalar { value: Value::Null, plain: Some(text) } if text.is_empty());
-        if spot == Spot::Key || !place.exists || nothing_there {
-            key
-        } else {
-            value
-        }
+        if spot == Spot::Key || !place.exists || nothing_there { key } else { value }
     }
 
     /// The text of the plain scalar at a path, if it could have been meant as text: a number or a truth value.
     pub(super) fn plain_text(&self, path: &Path) -> Option<&str> {
         let place = self.place(path);
         match &self.nodes[self.behind(place.value)].kind {
-            Kind::Scalar {
-                value: Value::Number(_) | Value::Bool(_),
-                plain: Some(text),
-            } if place.exists => Some(text),
+            Kind::Scalar { value: Value::Number(_) | Value::Bool(_), plain: Some(text) } if place.exists => Some(text),
             _ => None,
         }
     }
 
     fn place(&self, path: &Path) -> Place {
-        let mut place = Place {
-            key: None,
-            value: self.root,
-            exists: true,
-        };
+        let mut place = Place { key: None, value: self.root, exists: true };
         for segment in path.segments() {
             let next = match (&self.nodes[self.behind(place.value)].kind, segment) {
                 (Kind::Map(entries), Segment::Key(wanted)) => entries
@@ -167,13 +140,7 @@ impl Tree {
                 _ => None,
             };
             match next {
-                Some((key, value)) => {
-                    place = Place {
-                        key,
-                        value,
-                        exists: true,
-                    }
-                }
+                Some((key, value)) => place = Place { key, value, exists: true },
                 None => return Place { exists: false, ..place },
             }
         }
@@ -219,10 +186,7 @@ pub(super) fn behind(nodes: &[Node], mut id: Id) -> Id {
 /// The text of a key that is text.
 pub(super) fn key_text(nodes: &[Node], id: Id) -> Option<&str> {
     match &nodes[behind(nodes, id)].kind {
-        Kind::Scalar {
-            value: Value::String(text),
-            ..
-        } => Some(text),
+        Kind::Scalar { value: Value::String(text), .. } => Some(text),
         _ => None,
     }
 }

@@ -21,22 +21,22 @@ const GUESSABLE: usize = 40;
 pub(super) struct Violation {
     pub(super) finding: Finding,
     pub(super) wrong: Path,
+    /// Only a key is missing: a type that can do without it still takes the rest.
+    pub(super) missing: bool,
 }
 
 impl Fact {
     /// This fact in words; `value` is what stands at its path.
     pub(super) fn tell(self, value: Option<&Value>) -> Violation {
         let Self { path, what } = self;
+        let missing = matches!(what, What::Missing(_));
         let lead = path.lead();
         let finding = match what {
             What::Unknown { allowed } => {
                 let (parent, key) = path.split_last();
                 let suggestion = suggestion(&key, &allowed, "allowed");
-                Finding::error(
-                    path.clone(),
-                    format!("unknown key '{}'{}{suggestion}", shown(&key), parent.inside()),
-                )
-                .at_key()
+                Finding::error(path.clone(), format!("unknown key '{}'{}{suggestion}", shown(&key), parent.inside()))
+                    .at_key()
             }
             What::Missing(key) => {
                 let message = format!("key '{}' is missing{}", shown(&key), path.inside());
@@ -47,23 +47,17 @@ impl Fact {
             }
             What::Type(types) => {
                 let expected = expected(types, path.is_root());
-                Finding::error(
-                    path.clone(),
-                    format!("{lead}expected {expected}, found {}", found(value)),
-                )
+                Finding::error(path.clone(), format!("{lead}expected {expected}, found {}", found(value)))
             }
             What::Choice(options) => {
                 let options: Vec<_> = options.iter().filter(|option| !option.is_null()).map(word).collect();
                 let value = value.map(word).unwrap_or_default();
                 let suggestion = suggestion(&value, &options, "expected one of");
-                Finding::error(
-                    path.clone(),
-                    format!("{lead}unknown value '{}'{suggestion}", shown(&value)),
-                )
+                Finding::error(path.clone(), format!("{lead}unknown value '{}'{suggestion}", shown(&value)))
             }
             What::Other(clause) => Finding::error(path.clone(), format!("{lead}{clause}")),
         };
-        Violation { finding, wrong: path }
+        Violation { finding, wrong: path, missing }
     }
 }
 
@@ -107,18 +101,12 @@ fn expected(types: JsonTypeSet, at_root: bool) -> String {
         JsonType::Object if at_root => Some("a map of keys"),
         JsonType::Object => Some("a map"),
     };
-    let names: Vec<_> = [
-        JsonType::String,
-        JsonType::Integer,
-        JsonType::Number,
-        JsonType::Boolean,
-        JsonType::Array,
-        JsonType::Object,
-    ]
-    .into_iter()
-    .filter(|kind| types.contains(*kind))
-    .filter_map(name)
-    .collect();
+    let names: Vec<_> =
+        [JsonType::String, JsonType::Integer, JsonType::Number, JsonType::Boolean, JsonType::Array, JsonType::Object]
+            .into_iter()
+            .filter(|kind| types.contains(*kind))
+            .filter_map(name)
+            .collect();
     match names.as_slice() {
         [] => "nothing".to_owned(),
         [one] => (*one).to_owned(),
@@ -146,11 +134,7 @@ fn word(value: &Value) -> String {
 /// What is wrong with a value of the right type.
 pub(super) fn sentence(kind: &ValidationErrorKind) -> Option<String> {
     let counted = |count: &u64, what: &str| {
-        if *count == 1 {
-            format!("1 {what}")
-        } else {
-            format!("{count} {what}s")
-        }
+        if *count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
     };
     Some(match kind {
         ValidationErrorKind::MinLength { limit: 1 } | ValidationErrorKind::MinItems { limit: 1 } => {

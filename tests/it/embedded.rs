@@ -77,12 +77,7 @@ impl Drop for Home {
 }
 
 fn options(dir: &Path) -> EmbeddedOptions {
-    EmbeddedOptions {
-        dir: dir.to_path_buf(),
-        pg_bin: None,
-        search_path: None,
-        durable: false,
-    }
+    EmbeddedOptions { dir: dir.to_path_buf(), pg_bin: None, search_path: None, durable: false }
 }
 
 fn are_root() -> bool {
@@ -94,11 +89,7 @@ async fn connect(embedded: &Embedded) -> PgConnection {
 }
 
 async fn shown(connection: &mut PgConnection, setting: &str) -> String {
-    sqlx::query_scalar("SELECT current_setting($1)")
-        .bind(setting)
-        .fetch_one(connection)
-        .await
-        .unwrap()
+    sqlx::query_scalar("SELECT current_setting($1)").bind(setting).fetch_one(connection).await.unwrap()
 }
 
 /// Another process that uses the same folder.
@@ -129,11 +120,7 @@ impl Client {
     }
 
     fn spawn(mut command: Command, options: &EmbeddedOptions) -> Self {
-        let told = [
-            TOLD.into(),
-            options.dir.clone(),
-            options.pg_bin.clone().unwrap_or_default(),
-        ];
+        let told = [TOLD.into(), options.dir.clone(), options.pg_bin.clone().unwrap_or_default()];
         command.args(["--exact", "embedded::another_process_does_as_it_is_told", "--nocapture"]);
         command.args(told).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
@@ -181,10 +168,7 @@ const TOLD: &str = "told:";
 /// Passes at once in a normal run; as a `Client` it is the other process.
 #[test]
 fn another_process_does_as_it_is_told() {
-    let mut told = std::env::args_os()
-        .skip_while(|argument| argument != TOLD)
-        .skip(1)
-        .map(PathBuf::from);
+    let mut told = std::env::args_os().skip_while(|argument| argument != TOLD).skip(1).map(PathBuf::from);
     let (Some(dir), Some(pg_bin)) = (told.next(), told.next()) else {
         return;
     };
@@ -210,17 +194,9 @@ async fn a_first_start_makes_a_private_cluster_and_the_next_finds_its_rows() {
     assert_eq!(embedded.socket_dir(), home.dir);
     let about = fs::metadata(&home.dir).unwrap();
     assert_eq!(about.mode() & 0o777, 0o700);
-    assert_ne!(
-        about.uid(),
-        0,
-        "the server's user owns the folder, and that is never root"
-    );
+    assert_ne!(about.uid(), 0, "the server's user owns the folder, and that is never root");
     let group = rustix::process::getpgid(home.server()).unwrap();
-    assert_eq!(
-        Some(group),
-        home.server(),
-        "a signal from the terminal does not reach the server"
-    );
+    assert_eq!(Some(group), home.server(), "a signal from the terminal does not reach the server");
 
     let mut connection = connect(&embedded).await;
     for (setting, value) in [
@@ -247,10 +223,7 @@ async fn a_first_start_makes_a_private_cluster_and_the_next_finds_its_rows() {
     assert_eq!(embedded.arrival(), Arrival::Started);
     let by_url = PgConnectOptions::from_str(&embedded.url()).unwrap();
     let mut connection = PgConnection::connect_with(&by_url).await.unwrap();
-    let kept: i32 = sqlx::query_scalar("SELECT n FROM kept")
-        .fetch_one(&mut connection)
-        .await
-        .unwrap();
+    let kept: i32 = sqlx::query_scalar("SELECT n FROM kept").fetch_one(&mut connection).await.unwrap();
     assert_eq!(kept, 42);
     // Not closed: a fast shutdown cuts it.
     assert_eq!(embedded.release().await, Release::Stopped);
@@ -297,29 +270,20 @@ async fn a_killed_client_leaves_a_server_that_the_next_one_attaches_to_and_stops
 #[tokio::test]
 async fn committed_rows_survive_a_killed_server_and_the_next_start_recovers() {
     let home = Home::new();
-    let durable = EmbeddedOptions {
-        durable: true,
-        ..home.options()
-    };
+    let durable = EmbeddedOptions { durable: true, ..home.options() };
     let embedded = Embedded::up(&durable).await.unwrap();
     let mut connection = connect(&embedded).await;
     assert_eq!(shown(&mut connection, "fsync").await, "on");
     connection.execute("CREATE TABLE kept (n int)").await.unwrap();
     for n in 0..50 {
-        sqlx::query("INSERT INTO kept VALUES ($1)")
-            .bind(n)
-            .execute(&mut connection)
-            .await
-            .unwrap();
+        sqlx::query("INSERT INTO kept VALUES ($1)").bind(n).execute(&mut connection).await.unwrap();
     }
     home.signal(Signal::KILL);
 
     let again = Embedded::up(&durable).await.unwrap();
     assert_eq!(again.arrival(), Arrival::Started);
-    let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM kept")
-        .fetch_one(&mut connect(&again).await)
-        .await
-        .unwrap();
+    let rows: i64 =
+        sqlx::query_scalar("SELECT count(*) FROM kept").fetch_one(&mut connect(&again).await).await.unwrap();
     assert_eq!(rows, 50);
     // The first share outlived its server and is worth the same on the new one.
     assert_eq!(again.release().await, Release::StillUsed);
@@ -342,10 +306,7 @@ async fn a_client_whose_server_was_killed_and_is_gone_has_nothing_to_stop() {
 async fn a_stale_lock_file_whose_number_is_now_another_process_fools_nobody() {
     let home = Home::new();
     let embedded = home.up().await;
-    let files = [
-        home.dir.join("data/postmaster.pid"),
-        home.dir.join(".s.PGSQL.5432.lock"),
-    ];
+    let files = [home.dir.join("data/postmaster.pid"), home.dir.join(".s.PGSQL.5432.lock")];
     let texts = files.each_ref().map(|file| fs::read_to_string(file).unwrap());
     assert_eq!(embedded.release().await, Release::Stopped);
 
@@ -375,10 +336,7 @@ async fn a_long_path_gets_its_socket_in_a_short_private_folder_that_goes_with_th
     let socket = embedded.socket_dir().to_path_buf();
     assert!(socket.as_os_str().len() < 60, "{}", socket.display());
     let about = fs::metadata(&socket).unwrap();
-    assert_eq!(
-        (about.mode() & 0o777, about.uid()),
-        (0o700, fs::metadata(&home.dir).unwrap().uid())
-    );
+    assert_eq!((about.mode() & 0o777, about.uid()), (0o700, fs::metadata(&home.dir).unwrap().uid()));
     connect(&embedded).await.close().await.unwrap();
     let mut other = Client::start(&home);
     assert_eq!(other.says(), "Attached");
@@ -393,12 +351,7 @@ async fn spaces_commas_and_quotes_in_the_path_are_only_a_name() {
     let embedded = home.up().await;
     assert_eq!(embedded.socket_dir(), home.dir);
     let by_url = PgConnectOptions::from_str(&embedded.url()).unwrap();
-    PgConnection::connect_with(&by_url)
-        .await
-        .unwrap()
-        .close()
-        .await
-        .unwrap();
+    PgConnection::connect_with(&by_url).await.unwrap().close().await.unwrap();
     assert_eq!(embedded.release().await, Release::Stopped);
 }
 
@@ -425,18 +378,8 @@ async fn a_folder_without_programs_is_named() {
     let home = Home::new();
     let empty = home.root.path().join("empty");
     fs::create_dir(&empty).unwrap();
-    let error = Embedded::up(&EmbeddedOptions {
-        pg_bin: Some(empty),
-        ..home.options()
-    })
-    .await
-    .unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("/empty has no `postgres` and `initdb` that run here"),
-        "{error}"
-    );
+    let error = Embedded::up(&EmbeddedOptions { pg_bin: Some(empty), ..home.options() }).await.unwrap_err();
+    assert!(error.to_string().contains("/empty has no `postgres` and `initdb` that run here"), "{error}");
 }
 
 #[tokio::test]
@@ -445,12 +388,7 @@ async fn a_data_folder_of_a_version_that_is_not_here_is_named_and_left_alone() {
     assert_eq!(home.up().await.release().await, Release::Stopped);
     fs::write(home.dir.join("data/PG_VERSION"), "99\n").unwrap();
     let error = home.refusal().await;
-    assert!(
-        error
-            .to_string()
-            .contains("/data was made by postgresql 99, and only version "),
-        "{error}"
-    );
+    assert!(error.to_string().contains("/data was made by postgresql 99, and only version "), "{error}");
     assert!(home.dir.join("data/base").is_dir());
 }
 
@@ -461,28 +399,16 @@ async fn a_killed_first_start_leaves_no_half_cluster() {
     fs::create_dir(&slow).unwrap();
     for (name, text) in [
         ("postgres", "#!/bin/sh\necho 'postgres (PostgreSQL) 15.1'\n"),
-        (
-            "initdb",
-            "#!/bin/sh\nmkdir -p \"$2/base\"\necho 15 >\"$2/PG_VERSION\"\nexec sleep 3\n",
-        ),
+        ("initdb", "#!/bin/sh\nmkdir -p \"$2/base\"\necho 15 >\"$2/PG_VERSION\"\nexec sleep 3\n"),
     ] {
         fs::write(slow.join(name), text).unwrap();
         fs::set_permissions(slow.join(name), fs::Permissions::from_mode(0o755)).unwrap();
     }
     let unfinished = || {
-        let names = fs::read_dir(&home.dir)
-            .into_iter()
-            .flatten()
-            .flatten()
-            .map(|entry| entry.path());
-        names
-            .filter(|path| path.to_string_lossy().contains("data.init."))
-            .collect::<Vec<_>>()
+        let names = fs::read_dir(&home.dir).into_iter().flatten().flatten().map(|entry| entry.path());
+        names.filter(|path| path.to_string_lossy().contains("data.init.")).collect::<Vec<_>>()
     };
-    let client = Client::start_with(&EmbeddedOptions {
-        pg_bin: Some(slow),
-        ..home.options()
-    });
+    let client = Client::start_with(&EmbeddedOptions { pg_bin: Some(slow), ..home.options() });
     while !unfinished().iter().any(|folder| folder.join("PG_VERSION").exists()) {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -517,10 +443,7 @@ async fn a_server_that_does_not_start_shows_the_end_of_its_log() {
     let error = home.refusal().await;
     assert!(matches!(error, EmbeddedError::Start { .. }), "{error:?}");
     assert!(error.to_string().contains("no_such_setting"), "{error}");
-    assert!(
-        !error.to_string().contains("is ready"),
-        "only the lines of this start: {error}"
-    );
+    assert!(!error.to_string().contains("is ready"), "only the lines of this start: {error}");
 }
 
 #[tokio::test]
@@ -581,10 +504,7 @@ async fn somebody_elses_folder_is_refused_by_name() {
     assert_eq!(home.up().await.release().await, Release::Stopped);
     let said = Client::start_plain(&home).refused();
     assert!(
-        said.contains(&format!(
-            "belongs to user {}, not to user 65534",
-            fs::metadata(&home.dir).unwrap().uid()
-        )),
+        said.contains(&format!("belongs to user {}, not to user 65534", fs::metadata(&home.dir).unwrap().uid())),
         "{said}"
     );
 }
@@ -600,8 +520,6 @@ async fn as_root_a_folder_that_the_servers_user_cannot_reach_is_explained() {
     fs::create_dir(&closed).unwrap();
     fs::set_permissions(&closed, fs::Permissions::from_mode(0o700)).unwrap();
     let error = home.refusal().await;
-    let EmbeddedError::Unreachable { user, blocked, .. } = error else {
-        panic!("{error:?}")
-    };
+    let EmbeddedError::Unreachable { user, blocked, .. } = error else { panic!("{error:?}") };
     assert_eq!((user.as_str(), blocked), ("postgres", closed));
 }

@@ -1,5 +1,8 @@
-//! The one integration binary: real processes, real PostgreSQL.
+//! The integration tests: the real program, a real PostgreSQL, real HTTP on loopback, real files, processes that are killed.
 
-// `cfg(test)` tells clippy that helpers, too, may unwrap.
 #[cfg(test)]
 mod embedded;
+#[cfg(test)]
+mod harness;
+#[cfg(test)]
+mod smoke;

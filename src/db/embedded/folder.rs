@@ -69,24 +69,13 @@ impl Folder {
         let path = fs::canonicalize(dir).map_err(failed("find the database folder", dir))?;
         let about = fs::metadata(&path).map_err(failed("look at the database folder", &path))?;
         let us = rustix::process::geteuid().as_raw();
-        let account = if us == 0 {
-            Some(account(about.uid(), about.gid())?)
-        } else {
-            None
-        };
+        let account = if us == 0 { Some(account(about.uid(), about.gid())?) } else { None };
         let owner = account.as_ref().map_or(us, |account| account.uid);
         if about.uid() != owner && about.uid() != us {
-            return Err(EmbeddedError::Owner {
-                path,
-                owner: about.uid(),
-                expected: owner,
-            });
+            return Err(EmbeddedError::Owner { path, owner: about.uid(), expected: owner });
         }
         // The lock is the first file ever made here, so it is looked for last: a starter beside us is no foreigner.
-        let used = fs::read_dir(&path)
-            .map_err(failed("list the database folder", &path))?
-            .next()
-            .is_some();
+        let used = fs::read_dir(&path).map_err(failed("list the database folder", &path))?.next().is_some();
         if used && !path.join(LOCK).exists() {
             return Err(EmbeddedError::Foreign { path });
         }
@@ -118,11 +107,7 @@ impl Folder {
     }
 
     pub(super) fn failed(&self, action: &'static str, name: &str, source: io::Error) -> EmbeddedError {
-        EmbeddedError::File {
-            action,
-            path: self.path.join(name),
-            source,
-        }
+        EmbeddedError::File { action, path: self.path.join(name), source }
     }
 
     /// Opens a file of this folder for reading and appending; makes it, for us and the server's user alone, if need be.
@@ -141,11 +126,7 @@ impl Folder {
             }
             Ok(file)
         };
-        open().map_err(|source| EmbeddedError::File {
-            action: "open for writing",
-            path: path.clone(),
-            source,
-        })
+        open().map_err(|source| EmbeddedError::File { action: "open for writing", path: path.clone(), source })
     }
 
     /// The major version that wrote the data folder, `None` before there is one.
@@ -189,9 +170,7 @@ impl Folder {
         }
         fs::rename(finished, self.data()).map_err(failed)?;
         if durable {
-            File::open(&self.path)
-                .and_then(|folder| folder.sync_all())
-                .map_err(failed)?;
+            File::open(&self.path).and_then(|folder| folder.sync_all()).map_err(failed)?;
         }
         Ok(())
     }
@@ -282,29 +261,17 @@ fn account(owner: u32, group: u32) -> Result<Account, EmbeddedError> {
     let passwd = fs::read_to_string("/etc/passwd").unwrap_or_default();
     let mut accounts = passwd.lines().filter_map(parse_account);
     if owner == 0 {
-        return accounts
-            .find(|account| account.name == "postgres" && account.uid != 0)
-            .ok_or(EmbeddedError::NoAccount);
+        return accounts.find(|account| account.name == "postgres" && account.uid != 0).ok_or(EmbeddedError::NoAccount);
     }
-    let name = accounts
-        .find(|account| account.uid == owner)
-        .map_or_else(|| owner.to_string(), |account| account.name);
-    Ok(Account {
-        uid: owner,
-        gid: group,
-        name,
-    })
+    let name = accounts.find(|account| account.uid == owner).map_or_else(|| owner.to_string(), |account| account.name);
+    Ok(Account { uid: owner, gid: group, name })
 }
 
 /// `name:password:uid:gid:…`
 fn parse_account(line: &str) -> Option<Account> {
     let mut fields = line.split(':');
     let name = fields.next()?.to_owned();
-    Some(Account {
-        uid: fields.nth(1)?.parse().ok()?,
-        gid: fields.next()?.parse().ok()?,
-        name,
-    })
+    Some(Account { uid: fields.nth(1)?.parse().ok()?, gid: fields.next()?.parse().ok()?, name })
 }
 
 /// The database folder itself, or one with a short name made from its identity, which a move does not change.
@@ -335,18 +302,10 @@ fn socket_folder(
             Ok(()) if ours(&place) => return Ok(place.clone()),
             Ok(()) => {
                 let owner_of_place = fs::symlink_metadata(place).map_or(0, |about| about.uid());
-                return Err(EmbeddedError::Owner {
-                    path: place.clone(),
-                    owner: owner_of_place,
-                    expected: owner,
-                });
+                return Err(EmbeddedError::Owner { path: place.clone(), owner: owner_of_place, expected: owner });
             }
             Err(source) => {
-                last = Some(EmbeddedError::File {
-                    action: "make the socket's folder",
-                    path: place.clone(),
-                    source,
-                });
+                last = Some(EmbeddedError::File { action: "make the socket's folder", path: place.clone(), source });
             }
         }
     }
@@ -360,14 +319,7 @@ mod tests {
     #[test]
     fn an_account_is_read_from_a_passwd_line() {
         let account = parse_account("postgres:x:101:104:PostgreSQL administrator,,,:/var/lib/postgresql:/bin/bash");
-        assert_eq!(
-            account,
-            Some(Account {
-                uid: 101,
-                gid: 104,
-                name: "postgres".into()
-            })
-        );
+        assert_eq!(account, Some(Account { uid: 101, gid: 104, name: "postgres".into() }));
         assert_eq!(parse_account("+@nis"), None);
         assert_eq!(parse_account("a:x:-1:1"), None);
     }

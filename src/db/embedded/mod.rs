@@ -252,12 +252,7 @@ impl Embedded {
             (false, true) => Arrival::Started,
             (false, false) => Arrival::Attached,
         };
-        Ok(Self {
-            data: folder.data(),
-            folder,
-            arrival,
-            users,
-        })
+        Ok(Self { data: folder.data(), folder, arrival, users })
     }
 
     /// What `up` found.
@@ -283,10 +278,7 @@ impl Embedded {
     /// For psql and other tools: `postgresql://reportd@%2F…:5432/reportd`.
     pub fn url(&self) -> String {
         // The port is spelt out because psql would otherwise take it from PGPORT.
-        format!(
-            "postgresql://{NAME}@{}:{PORT}/{NAME}",
-            percent_encoded(self.folder.socket())
-        )
+        format!("postgresql://{NAME}@{}:{PORT}/{NAME}", percent_encoded(self.folder.socket()))
     }
 
     /// Gives up this process's share; the last user stops the server (fast shutdown: open connections are cut, so close

@@ -56,9 +56,7 @@ pub(super) async fn find(
     if found.is_empty() {
         return Err(match &options.pg_bin {
             Some(path) => EmbeddedError::NoProgramsIn { path: path.clone() },
-            None => EmbeddedError::NoPrograms {
-                install: install_hint().await,
-            },
+            None => EmbeddedError::NoPrograms { install: install_hint().await },
         });
     }
     choose(found, data, wanted)
@@ -110,11 +108,7 @@ fn candidates(options: &EmbeddedOptions, root: &Path) -> Vec<PathBuf> {
     for folder in folders.into_iter().filter(|folder| has_both(folder)) {
         // A link in PATH leads to the folder where the programs find their own libraries and files.
         let real = std::fs::canonicalize(folder.join("postgres")).ok();
-        let real = real
-            .as_deref()
-            .and_then(Path::parent)
-            .filter(|real| has_both(real))
-            .map(Path::to_path_buf);
+        let real = real.as_deref().and_then(Path::parent).filter(|real| has_both(real)).map(Path::to_path_buf);
         let folder = real.unwrap_or(folder);
         if !kept.contains(&folder) {
             kept.push(folder);
@@ -124,9 +118,7 @@ fn candidates(options: &EmbeddedOptions, root: &Path) -> Vec<PathBuf> {
 }
 
 fn has_both(folder: &Path) -> bool {
-    ["postgres", "initdb"]
-        .iter()
-        .all(|program| folder.join(program).is_file())
+    ["postgres", "initdb"].iter().all(|program| folder.join(program).is_file())
 }
 
 /// `None` when its `postgres` does not run here, such as one that was built for another C library.
@@ -136,11 +128,7 @@ async fn inspect(folder: &Path) -> Option<Programs> {
     command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(VERSION_LIMIT, command.output()).await.ok()?.ok()?;
     let major = major(&String::from_utf8_lossy(&output.stdout))?;
-    Some(Programs {
-        initdb: folder.join("initdb"),
-        postgres,
-        major,
-    })
+    Some(Programs { initdb: folder.join("initdb"), postgres, major })
 }
 
 /// 15 from `postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)`, 18 from `postgres (PostgreSQL) 18beta1`.
@@ -165,9 +153,7 @@ async fn install_hint() -> String {
 /// The line that installs the server on the system that this `/etc/os-release` describes.
 fn install_line(os_release: &str, root: bool) -> Option<String> {
     let value = |key: &str| {
-        let line = os_release
-            .lines()
-            .find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
+        let line = os_release.lines().find_map(|line| line.trim().strip_prefix(key)?.strip_prefix('='));
         line.unwrap_or("").trim_matches(['"', '\'']).to_owned()
     };
     let names = format!("{} {}", value("ID"), value("ID_LIKE"));
@@ -190,20 +176,11 @@ mod tests {
 
     fn programs(folder: &str, major: u32) -> Programs {
         let folder = Path::new(folder);
-        Programs {
-            postgres: folder.join("postgres"),
-            initdb: folder.join("initdb"),
-            major,
-        }
+        Programs { postgres: folder.join("postgres"), initdb: folder.join("initdb"), major }
     }
 
     fn options(pg_bin: Option<PathBuf>, search_path: &str) -> EmbeddedOptions {
-        EmbeddedOptions {
-            dir: PathBuf::new(),
-            pg_bin,
-            search_path: Some(search_path.into()),
-            durable: true,
-        }
+        EmbeddedOptions { dir: PathBuf::new(), pg_bin, search_path: Some(search_path.into()), durable: true }
     }
 
     fn put(folder: &Path, names: &[&str]) {
@@ -215,10 +192,7 @@ mod tests {
 
     #[test]
     fn the_version_is_read_from_releases_and_betas() {
-        assert_eq!(
-            major("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"),
-            Some(15)
-        );
+        assert_eq!(major("postgres (PostgreSQL) 15.20 (Debian 15.20-0+deb12u1)\n"), Some(15));
         assert_eq!(major("postgres (PostgreSQL) 18beta1\n"), Some(18));
         assert_eq!(major("postgres (PostgreSQL) 16"), Some(16));
         assert_eq!(major("postgres: error while loading shared libraries"), None);
@@ -232,10 +206,7 @@ mod tests {
         assert_eq!(choose(found(), data, Some("15")).unwrap(), programs("/path", 15));
         assert_eq!(choose(found(), data, None).unwrap(), programs("/a", 16));
         let message = choose(found(), data, Some("14")).unwrap_err().to_string();
-        assert!(
-            message.contains("/data was made by postgresql 14, and only version 15, 16 is here"),
-            "{message}"
-        );
+        assert!(message.contains("/data was made by postgresql 14, and only version 15, 16 is here"), "{message}");
         assert!(message.contains("pg_upgrade or pg_dump"), "{message}");
     }
 
@@ -257,10 +228,7 @@ mod tests {
         let path = format!("relative::{0}/empty:{0}/mine:{0}/links", root.display());
         let expected = ["mine", "usr/pgsql-17/bin", "usr/lib/postgresql/15/bin"].map(|folder| root.join(folder));
         assert_eq!(candidates(&options(None, &path), &root), expected);
-        assert_eq!(
-            candidates(&options(None, ""), &root.join("mine")),
-            Vec::<PathBuf>::new()
-        );
+        assert_eq!(candidates(&options(None, ""), &root.join("mine")), Vec::<PathBuf>::new());
     }
 
     #[test]
@@ -268,39 +236,21 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let root = std::fs::canonicalize(root.path()).unwrap();
         put(&root.join("usr/lib/postgresql/15/bin"), &["postgres", "initdb"]);
-        assert_eq!(
-            candidates(&options(Some(root.join("nothing")), ""), &root),
-            Vec::<PathBuf>::new()
-        );
+        assert_eq!(candidates(&options(Some(root.join("nothing")), ""), &root), Vec::<PathBuf>::new());
         let above = root.join("usr/lib/postgresql/15");
-        assert_eq!(
-            candidates(&options(Some(above.clone()), ""), &root),
-            [above.join("bin")]
-        );
+        assert_eq!(candidates(&options(Some(above.clone()), ""), &root), [above.join("bin")]);
     }
 
     #[test]
     fn every_known_system_gets_its_install_line() {
         let line = |text: &str| install_line(text, true).unwrap_or_default();
-        assert_eq!(
-            line("NAME=x\nID=debian\n"),
-            "apt-get install -y --no-install-recommends postgresql"
-        );
+        assert_eq!(line("NAME=x\nID=debian\n"), "apt-get install -y --no-install-recommends postgresql");
         assert_eq!(line("ID=linuxmint\nID_LIKE=\"ubuntu debian\""), line("ID=debian"));
-        assert_eq!(
-            line("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\""),
-            "dnf install -y postgresql-server"
-        );
+        assert_eq!(line("ID=\"rocky\"\nID_LIKE=\"rhel centos fedora\""), "dnf install -y postgresql-server");
         assert_eq!(line("ID=alpine"), "apk add postgresql");
-        assert_eq!(
-            line("ID=manjaro\nID_LIKE=arch"),
-            "pacman -S --needed --noconfirm postgresql"
-        );
+        assert_eq!(line("ID=manjaro\nID_LIKE=arch"), "pacman -S --needed --noconfirm postgresql");
         assert_eq!(line("ID=\"opensuse-leap\"\nID_LIKE=\"suse opensuse\""), line("ID=sles"));
-        assert_eq!(
-            install_line("ID=fedora", false).unwrap(),
-            "sudo dnf install -y postgresql-server"
-        );
+        assert_eq!(install_line("ID=fedora", false).unwrap(), "sudo dnf install -y postgresql-server");
         assert_eq!(install_line("ID=macos", false).unwrap(), "brew install postgresql@17");
         assert_eq!(install_line("", true), None);
         assert_eq!(install_line("ID", true), None);

@@ -45,27 +45,17 @@ pub(super) async fn initialise(folder: &Folder, options: &EmbeddedOptions) -> Re
         return Ok(false);
     }
     let programs = programs::find(options, &folder.data(), None).await?;
-    let unfinished = folder
-        .path()
-        .join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
+    let unfinished = folder.path().join(format!("{UNFINISHED}{}", uuid::Uuid::new_v4().simple()));
     let mut command = command(folder, &programs.initdb);
-    command
-        .arg("-D")
-        .arg(&unfinished)
-        .args(["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"]);
+    command.arg("-D").arg(&unfinished).args(["-U", NAME, "-A", "trust", "-E", "UTF8", "--no-locale"]);
     // One flush of the file system before the folder gets its name is several times faster than initdb's own, file by
     // file. Only Linux has that call.
     if cfg!(target_os = "linux") || !options.durable {
         command.arg("--no-sync");
     }
     command.stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-    let child = command
-        .spawn()
-        .map_err(|source| cannot_run(folder, &programs.initdb, source))?;
-    let failed = |output: String| EmbeddedError::Init {
-        path: folder.path().to_path_buf(),
-        output,
-    };
+    let child = command.spawn().map_err(|source| cannot_run(folder, &programs.initdb, source))?;
+    let failed = |output: String| EmbeddedError::Init { path: folder.path().to_path_buf(), output };
     let output = match timeout(INIT_LIMIT, child.wait_with_output()).await {
         Ok(output) => output.map_err(|source| cannot_run(folder, &programs.initdb, source))?,
         Err(_) => return Err(failed(format!("not ready after {} s", INIT_LIMIT.as_secs()))),
@@ -98,10 +88,7 @@ pub(super) async fn serve(folder: &Folder, options: &EmbeddedOptions) -> Result<
                     let tail = tail(folder, server.take().map_or(0, |started| started.log_from)).await;
                     let waited = refused_since.get_or_insert_with(Instant::now).elapsed();
                     if !met_remains(&tail) || waited > REMAINS_LIMIT {
-                        return Err(EmbeddedError::Start {
-                            log: folder.path().join(LOG),
-                            tail,
-                        });
+                        return Err(EmbeddedError::Start { log: folder.path().join(LOG), tail });
                     }
                     sleep(STEP * 10).await;
                 }
@@ -109,11 +96,7 @@ pub(super) async fn serve(folder: &Folder, options: &EmbeddedOptions) -> Result<
         }
         if since.elapsed() > START_LIMIT {
             let tail = tail(folder, server.map_or(0, |started| started.log_from)).await;
-            return Err(EmbeddedError::Slow {
-                seconds: START_LIMIT.as_secs(),
-                log: folder.path().join(LOG),
-                tail,
-            });
+            return Err(EmbeddedError::Slow { seconds: START_LIMIT.as_secs(), log: folder.path().join(LOG), tail });
         }
         sleep(STEP).await;
     }
@@ -145,9 +128,7 @@ pub(super) async fn stop(folder: &Folder) -> Result<Release, EmbeddedError> {
         Ok(()) | Err(rustix::io::Errno::SRCH) => {}
         Err(error) => {
             let pid = pid.as_raw_pid();
-            return Ok(Release::Failed(format!(
-                "cannot signal the server (process {pid}): {error}"
-            )));
+            return Ok(Release::Failed(format!("cannot signal the server (process {pid}): {error}")));
         }
     }
     let since = Instant::now();
@@ -165,10 +146,7 @@ pub(super) async fn stop(folder: &Folder) -> Result<Release, EmbeddedError> {
             return Ok(Release::Stopped);
         }
         if since.elapsed() > STOP_LIMIT {
-            return Ok(Release::Failed(format!(
-                "the server is still stopping after {} s",
-                STOP_LIMIT.as_secs()
-            )));
+            return Ok(Release::Failed(format!("the server is still stopping after {} s", STOP_LIMIT.as_secs())));
         }
         sleep(STEP).await;
     }
@@ -195,20 +173,14 @@ async fn ask(folder: &Folder, database: &str) -> Result<Answer, EmbeddedError> {
     };
     match answer {
         Ok(found) if found == expected => Ok(Answer::Ready),
-        Ok(_) => Err(EmbeddedError::Stranger {
-            socket: folder.socket().to_path_buf(),
-        }),
+        Ok(_) => Err(EmbeddedError::Stranger { socket: folder.socket().to_path_buf() }),
         Err(sqlx::Error::Io(error)) => match error.kind() {
             std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused => Ok(Answer::Nobody),
             std::io::ErrorKind::PermissionDenied => Err(refused(folder, sqlx::Error::Io(error))),
             // A server that is being stopped or killed hangs up.
             _ => Ok(Answer::NotYet),
         },
-        Err(error) => match error
-            .as_database_error()
-            .and_then(sqlx::error::DatabaseError::code)
-            .as_deref()
-        {
+        Err(error) => match error.as_database_error().and_then(sqlx::error::DatabaseError::code).as_deref() {
             Some("3D000") => Ok(Answer::NoDatabase),
             // Classes 53 (no connection left) and 57 (starting up, shutting down).
             Some(code) if code.starts_with("53") || code.starts_with("57") => Ok(Answer::NotYet),
@@ -246,16 +218,11 @@ async fn create_database(folder: &Folder) -> Result<(), EmbeddedError> {
 }
 
 fn stranger(folder: &Folder) -> EmbeddedError {
-    EmbeddedError::Stranger {
-        socket: folder.socket().to_path_buf(),
-    }
+    EmbeddedError::Stranger { socket: folder.socket().to_path_buf() }
 }
 
 fn refused(folder: &Folder, source: sqlx::Error) -> EmbeddedError {
-    EmbeddedError::Connect {
-        socket: folder.socket().to_path_buf(),
-        source,
-    }
+    EmbeddedError::Connect { socket: folder.socket().to_path_buf(), source }
 }
 
 /// A server process of ours that has not answered yet.
@@ -285,14 +252,7 @@ async fn start(folder: &Folder, options: &EmbeddedOptions, stale: bool) -> Resul
         command.args(["-c", setting]);
     }
     if !options.durable {
-        command.args([
-            "-c",
-            "fsync=off",
-            "-c",
-            "synchronous_commit=off",
-            "-c",
-            "full_page_writes=off",
-        ]);
+        command.args(["-c", "fsync=off", "-c", "synchronous_commit=off", "-c", "full_page_writes=off"]);
     }
     let mut sockets = std::ffi::OsString::from("unix_socket_directories=");
     sockets.push(quoted(folder.socket()));
@@ -302,9 +262,7 @@ async fn start(folder: &Folder, options: &EmbeddedOptions, stale: bool) -> Resul
         command.env("PG_GRANDPARENT_PID", pid.as_raw_pid().to_string());
     }
     command.stdout(log).stderr(copy);
-    let child = command
-        .spawn()
-        .map_err(|source| cannot_run(folder, &postgres, source))?;
+    let child = command.spawn().map_err(|source| cannot_run(folder, &postgres, source))?;
     Ok(Started { child, log_from })
 }
 
@@ -324,11 +282,7 @@ fn quoted(path: &Path) -> std::ffi::OsString {
     use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
     let mut bytes = vec![b'"'];
     for &byte in path.as_os_str().as_bytes() {
-        bytes.extend(if byte == b'"' {
-            &b"\"\""[..]
-        } else {
-            std::slice::from_ref(&byte)
-        });
+        bytes.extend(if byte == b'"' { &b"\"\""[..] } else { std::slice::from_ref(&byte) });
     }
     bytes.push(b'"');
     std::ffi::OsString::from_vec(bytes)
@@ -352,23 +306,16 @@ fn command(folder: &Folder, program: &Path) -> Command {
 fn cannot_run(folder: &Folder, program: &Path, source: std::io::Error) -> EmbeddedError {
     let denied = source.kind() == std::io::ErrorKind::PermissionDenied;
     match (folder.account(), denied.then(|| folder.blocked_at()).flatten()) {
-        (Some(account), Some(blocked)) => EmbeddedError::Unreachable {
-            user: account.name.clone(),
-            blocked,
-            path: folder.path().to_path_buf(),
-        },
-        _ => EmbeddedError::Run {
-            program: program.to_path_buf(),
-            source,
-        },
+        (Some(account), Some(blocked)) => {
+            EmbeddedError::Unreachable { user: account.name.clone(), blocked, path: folder.path().to_path_buf() }
+        }
+        _ => EmbeddedError::Run { program: program.to_path_buf(), source },
     }
 }
 
 /// Whether a server gave up because of what a killed one left, which time may cure.
 fn met_remains(log: &str) -> bool {
-    ["\" already exists", "pre-existing shared memory block"]
-        .iter()
-        .any(|text| log.contains(text))
+    ["\" already exists", "pre-existing shared memory block"].iter().any(|text| log.contains(text))
 }
 
 async fn tail(folder: &Folder, from: u64) -> String {
@@ -388,9 +335,7 @@ mod tests {
     #[test]
     fn only_what_time_may_cure_is_tried_again() {
         assert!(met_remains("FATAL:  lock file \"postmaster.pid\" already exists"));
-        assert!(met_remains(
-            "FATAL:  pre-existing shared memory block (key 5, ID 1) is still in use"
-        ));
+        assert!(met_remains("FATAL:  pre-existing shared memory block (key 5, ID 1) is still in use"));
         assert!(!met_remains("FATAL:  could not create lock file"));
     }
 }

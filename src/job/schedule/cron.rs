@@ -23,50 +23,13 @@ struct Field {
 }
 
 const FIELDS: [Field; 5] = [
-    Field {
-        name: "minute",
-        low: 0,
-        high: 59,
-        spread: 59,
-        names: &[],
-        letters: "",
-    },
-    Field {
-        name: "hour",
-        low: 0,
-        high: 23,
-        spread: 23,
-        names: &[],
-        letters: "",
-    },
-    Field {
-        name: "day-of-month",
-        low: 1,
-        high: 31,
-        spread: 28,
-        names: &[],
-        letters: "LW?",
-    },
-    Field {
-        name: "month",
-        low: 1,
-        high: 12,
-        spread: 12,
-        names: &MONTHS,
-        letters: "",
-    },
-    Field {
-        name: "day-of-week",
-        low: 0,
-        high: 7,
-        spread: 6,
-        names: &WEEKDAYS,
-        letters: "L#?",
-    },
+    Field { name: "minute", low: 0, high: 59, spread: 59, names: &[], letters: "" },
+    Field { name: "hour", low: 0, high: 23, spread: 23, names: &[], letters: "" },
+    Field { name: "day-of-month", low: 1, high: 31, spread: 28, names: &[], letters: "LW?" },
+    Field { name: "month", low: 1, high: 12, spread: 12, names: &MONTHS, letters: "" },
+    Field { name: "day-of-week", low: 0, high: 7, spread: 6, names: &WEEKDAYS, letters: "L#?" },
 ];
-const MONTHS: [&str; 12] = [
-    "JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC",
-];
+const MONTHS: [&str; 12] = ["JAN", "FEB", "MAR", "APR", "MAY", "JUN", "JUL", "AUG", "SEP", "OCT", "NOV", "DEC"];
 const WEEKDAYS: [&str; 7] = ["SUN", "MON", "TUE", "WED", "THU", "FRI", "SAT"];
 /// Stands for any name while a field is checked: no letter of its own.
 const NAME: &str = "\u{1}";
@@ -122,11 +85,7 @@ pub enum CronError {
 impl CronError {
     /// The wrong field, 0 (minute) to 4 (day of week), when it is one field that is wrong.
     pub fn field(&self) -> Option<usize> {
-        if let CronError::Field { index, .. } = self {
-            Some(*index)
-        } else {
-            None
-        }
+        if let CronError::Field { index, .. } = self { Some(*index) } else { None }
     }
 }
 
@@ -146,29 +105,16 @@ impl Cron {
         }
         let mut fields = Vec::with_capacity(FIELDS.len());
         for (index, field) in written.iter().enumerate() {
-            let wrong = |reason| CronError::Field {
-                index,
-                field: (*field).to_owned(),
-                reason,
-            };
+            let wrong = |reason| CronError::Field { index, field: (*field).to_owned(), reason };
             fields.push(resolve(field, index, series).map_err(wrong)?);
         }
         let resolved = fields.join(" ");
-        let mut pattern = croner(&resolved)
-            .map_err(|cause| blame(&written, &fields, &cause))?
-            .pattern;
+        let mut pattern = croner(&resolved).map_err(|cause| blame(&written, &fields, &cause))?.pattern;
         let bits = |component: &CronComponent| component.values().into_iter().fold(0, |bits, value| bits | 1 << value);
         let (minutes, hours) = (bits(&pattern.minutes), bits(&pattern.hours));
         (pattern.seconds, pattern.minutes) = Default::default();
         (pattern.hours, pattern.years) = Default::default();
-        let mut cron = Cron {
-            text: text.to_owned(),
-            resolved,
-            pattern,
-            minutes,
-            hours,
-            never: false,
-        };
+        let mut cron = Cron { text: text.to_owned(), resolved, pattern, minutes, hours, never: false };
         // Searched in vain only here, once; the planner never repeats it.
         cron.never = cron.after(NaiveDateTime::default()).is_none();
         Ok(cron)
@@ -247,18 +193,13 @@ impl Cron {
 
     fn matches_day(&self, date: NaiveDate) -> bool {
         let weekday = croner::Weekday::from_days_from_sunday(date.weekday().num_days_from_sunday());
-        self.pattern
-            .day_match(date.year(), date.month(), date.day(), weekday)
-            .unwrap_or(false)
+        self.pattern.day_match(date.year(), date.month(), date.day(), weekday).unwrap_or(false)
     }
 
     /// The first matching minute of a day at or after its minute `from` (0 to 1440).
     fn minute_from(&self, from: u32) -> Option<u32> {
-        let at_or_after = |bits: u64, low: u32| {
-            Some(bits >> low)
-                .filter(|rest| *rest != 0)
-                .map(|rest| low + rest.trailing_zeros())
-        };
+        let at_or_after =
+            |bits: u64, low: u32| Some(bits >> low).filter(|rest| *rest != 0).map(|rest| low + rest.trailing_zeros());
         let hour = at_or_after(self.hours, from / 60)?;
         let low = if hour == from / 60 { from % 60 } else { 0 };
         if let Some(minute) = at_or_after(self.minutes, low) {
@@ -269,19 +210,13 @@ impl Cron {
 }
 
 fn croner(fields: &str) -> Result<croner::Cron, croner::errors::CronError> {
-    CronParser::builder()
-        .seconds(Seconds::Disallowed)
-        .year(Year::Disallowed)
-        .build()
-        .parse(fields)
+    CronParser::builder().seconds(Seconds::Disallowed).year(Year::Disallowed).build().parse(fields)
 }
 
 /// Finds the field that croner refuses by giving it each one alone.
 fn blame(written: &[&str], fields: &[String], cause: &croner::errors::CronError) -> CronError {
     let refused = |index: &usize| {
-        let alone: Vec<&str> = (0..FIELDS.len())
-            .map(|i| if i == *index { fields[i].as_str() } else { "*" })
-            .collect();
+        let alone: Vec<&str> = (0..FIELDS.len()).map(|i| if i == *index { fields[i].as_str() } else { "*" }).collect();
         croner(&alone.join(" ")).is_err()
     };
     let index = (0..FIELDS.len()).find(refused).unwrap_or_default();
@@ -290,11 +225,7 @@ fn blame(written: &[&str], fields: &[String], cause: &croner::errors::CronError)
         croner::errors::CronError::ComponentError(cause) => cause.trim_end_matches('.').to_lowercase(),
         _ => "not understood".to_owned(),
     };
-    CronError::Field {
-        index,
-        field: written[index].to_owned(),
-        reason: format!("{cause} (values {low}-{high})"),
-    }
+    CronError::Field { index, field: written[index].to_owned(), reason: format!("{cause} (values {low}-{high})") }
 }
 
 /// Checks what croner is too lenient about, and replaces `H`.
@@ -310,10 +241,7 @@ fn resolve(field: &str, index: usize, series: &str) -> Result<String, String> {
             items.push(pick(spread, index, series)?);
             continue;
         }
-        let bare = rules
-            .names
-            .iter()
-            .fold(item.clone(), |rest, name| rest.replace(name, NAME));
+        let bare = rules.names.iter().fold(item.clone(), |rest, name| rest.replace(name, NAME));
         let legal = |c: char| c.is_ascii_digit() || "*/-".contains(c) || NAME.contains(c) || rules.letters.contains(c);
         if let Some(odd) = bare.chars().find(|c| !legal(*c)) {
             return Err(format!("'{}' does not belong here", odd.escape_debug()));
@@ -368,11 +296,7 @@ fn name(index: usize) -> &'static str {
 }
 
 fn no_seconds(found: usize) -> &'static str {
-    if found > FIELDS.len() {
-        "seconds field is not supported: "
-    } else {
-        ""
-    }
+    if found > FIELDS.len() { "seconds field is not supported: " } else { "" }
 }
 
 fn nickname(word: &str) -> CronError {
@@ -384,10 +308,7 @@ fn nickname(word: &str) -> CronError {
         "@hourly" => Some("'0 * * * *'"),
         _ => None,
     };
-    CronError::Nickname {
-        word: word.to_owned(),
-        instead,
-    }
+    CronError::Nickname { word: word.to_owned(), instead }
 }
 
 /// The head of what somebody wrote, fit for one line of a message.
@@ -406,9 +327,7 @@ mod tests {
     }
 
     fn error(text: &str) -> String {
-        Cron::parse(text, "agent-engagement@north")
-            .expect_err("refused")
-            .to_string()
+        Cron::parse(text, "agent-engagement@north").expect_err("refused").to_string()
     }
 
     #[test]
@@ -416,22 +335,12 @@ mod tests {
         // These may never change: a changed spread moves every schedule in production.
         assert_eq!(parse("H H H H H").resolved(), "6 19 28 3 1");
         assert_eq!(parse("H/15 H(1-5) * * *").resolved(), "6-59/15 5 * * *");
-        assert_eq!(
-            parse("H(10-40)/10,h 6 H/7 * MON").resolved(),
-            "16-40/10,6 6 7-31/7 * MON"
-        );
+        assert_eq!(parse("H(10-40)/10,h 6 H/7 * MON").resolved(), "16-40/10,6 6 7-31/7 * MON");
         assert_eq!(parse("H 6 * * *").text(), "H 6 * * *");
-        assert_ne!(
-            Cron::parse("H H * * *", "a@x").expect("cron"),
-            Cron::parse("H H * * *", "b@x").expect("cron")
-        );
+        assert_ne!(Cron::parse("H H * * *", "a@x").expect("cron"), Cron::parse("H H * * *", "b@x").expect("cron"));
         for n in 0..500 {
             let cron = Cron::parse("H(3-5) H(0-23) H * H", &format!("job{n}@shop")).expect("cron");
-            let fields: Vec<u32> = cron
-                .resolved()
-                .split(' ')
-                .filter_map(|field| field.parse().ok())
-                .collect();
+            let fields: Vec<u32> = cron.resolved().split(' ').filter_map(|field| field.parse().ok()).collect();
             assert!((3..=5).contains(&fields[0]) && fields[1] < 24 && (1..=28).contains(&fields[2]) && fields[3] < 7);
         }
     }
@@ -456,54 +365,27 @@ mod tests {
             error("0 30 6 * * *"),
             "seconds field is not supported: five fields expected (minute hour day-of-month month day-of-week), found 6"
         );
-        assert_eq!(
-            error("* * *"),
-            "five fields expected (minute hour day-of-month month day-of-week), found 3"
-        );
-        assert_eq!(
-            error(" "),
-            "five fields expected (minute hour day-of-month month day-of-week), found 0"
-        );
+        assert_eq!(error("* * *"), "five fields expected (minute hour day-of-month month day-of-week), found 3");
+        assert_eq!(error(" "), "five fields expected (minute hour day-of-month month day-of-week), found 0");
         assert_eq!(error("@daily"), "'@daily' is not supported: write '0 0 * * *'");
         assert_eq!(error("@reboot"), "'@reboot' is not supported: write five fields");
         assert_eq!(
             error("0 25 * * *"),
             "hour field '25': number out of bounds. (values 0-23)".replace("bounds.", "bounds")
         );
-        assert_eq!(
-            error("0 6 * * H(5-9)"),
-            "day-of-week field 'H(5-9)': H(5-9) is no range within 0-7"
-        );
+        assert_eq!(error("0 6 * * H(5-9)"), "day-of-week field 'H(5-9)': H(5-9) is no range within 0-7");
         assert_eq!(error("H/90 6 * * *"), "minute field 'H/90': step 90 is not within 1-60");
-        assert_eq!(
-            error("Hx 6 * * *"),
-            "minute field 'Hx': H is written H, H(a-b), H/n or H(a-b)/n"
-        );
+        assert_eq!(error("Hx 6 * * *"), "minute field 'Hx': H is written H, H(a-b), H/n or H(a-b)/n");
         assert_eq!(error("0 MON * * *"), "hour field 'MON': 'M' does not belong here");
-        assert_eq!(
-            error("0 6 * JANFEB *"),
-            "month field 'JANFEB': a name stands alone in its place"
-        );
-        assert_eq!(
-            error("0 6 * JAN2 *"),
-            "month field 'JAN2': a name stands alone in its place"
-        );
-        assert_eq!(
-            error("0 6 13 * +FRI"),
-            "day-of-week field '+FRI': '+' does not belong here"
-        );
-        assert_eq!(
-            error("0,,5 6 * * *"),
-            "minute field '0,,5': an item of the list is empty"
-        );
+        assert_eq!(error("0 6 * JANFEB *"), "month field 'JANFEB': a name stands alone in its place");
+        assert_eq!(error("0 6 * JAN2 *"), "month field 'JAN2': a name stands alone in its place");
+        assert_eq!(error("0 6 13 * +FRI"), "day-of-week field '+FRI': '+' does not belong here");
+        assert_eq!(error("0,,5 6 * * *"), "minute field '0,,5': an item of the list is empty");
         assert!(error("0 6 * * L").contains("L a weekday"));
         assert!(error("5/10 6 * * *").starts_with("minute field '5/10': invalid step syntax"));
         assert_eq!(Cron::parse("0 6 32 * *", "a@b").expect_err("refused").field(), Some(2));
         assert_eq!(Cron::parse("0 6", "a@b").expect_err("refused").field(), None);
-        assert_eq!(
-            error(&"1,".repeat(5_000_000)),
-            "cron expression of 10000000 bytes is longer than 1000"
-        );
+        assert_eq!(error(&"1,".repeat(5_000_000)), "cron expression of 10000000 bytes is longer than 1000");
     }
 
     #[test]
@@ -523,13 +405,7 @@ mod tests {
 
     #[test]
     fn day_fields_are_told_apart_for_the_lints() {
-        let facts = |text| {
-            (
-                parse(text).both_day_fields(),
-                parse(text).late_month_day(),
-                parse(text).never_fires(),
-            )
-        };
+        let facts = |text| (parse(text).both_day_fields(), parse(text).late_month_day(), parse(text).never_fires());
         assert_eq!(facts("0 6 * * *"), (false, None, false));
         assert_eq!(facts("0 6 13 * FRI"), (true, None, false));
         assert_eq!(facts("0 6 13 * ?"), (false, None, false));

@@ -52,19 +52,13 @@ pub fn resolve_local(naive: NaiveDateTime, zone: Tz) -> DateTime<Utc> {
 
 /// The end of time on the side of `naive`, for what chrono cannot hold.
 fn limit(naive: NaiveDateTime) -> DateTime<Utc> {
-    if naive.year() > 0 {
-        DateTime::<Utc>::MAX_UTC
-    } else {
-        DateTime::<Utc>::MIN_UTC
-    }
+    if naive.year() > 0 { DateTime::<Utc>::MAX_UTC } else { DateTime::<Utc>::MIN_UTC }
 }
 
 /// What the clock of `zone` shows at `t`, clamped to what chrono holds.
 pub(crate) fn local(t: DateTime<Utc>, zone: Tz) -> NaiveDateTime {
     let naive = t.naive_utc();
-    naive
-        .checked_add_offset(offset_at(t, zone))
-        .unwrap_or_else(|| limit(naive).naive_utc())
+    naive.checked_add_offset(offset_at(t, zone)).unwrap_or_else(|| limit(naive).naive_utc())
 }
 
 /// The latest civil time that the clock of `zone` has shown up to and including `t`. It differs from [`local`] only
@@ -109,11 +103,7 @@ pub(super) fn hour_start(t: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
     let t = DateTime::from_timestamp(t.timestamp(), 0)?;
     let shown = local(t, zone);
     let full = t.checked_sub_signed(TimeDelta::seconds(i64::from(shown.minute() * 60 + shown.second())))?;
-    Some(if offset_at(full, zone) == offset_at(t, zone) {
-        full
-    } else {
-        offset_change(full, t, zone)
-    })
+    Some(if offset_at(full, zone) == offset_at(t, zone) { full } else { offset_change(full, t, zone) })
 }
 
 /// First day of the week of `date`. `None` only before the dates that chrono holds.

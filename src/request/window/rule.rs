@@ -138,25 +138,13 @@ impl FromStr for WindowRule {
         let count = text.strip_prefix("last_").and_then(|rest| rest.strip_suffix("_days"));
         if let Some(count) = count.filter(|count| !count.is_empty() && count.bytes().all(|b| b.is_ascii_digit())) {
             let count = count.parse().ok().filter(|count| (1..=MAX_LAST_DAYS).contains(count));
-            return count
-                .map(WindowRule::LastDays)
-                .ok_or_else(|| WindowRuleError::DayCount(text.to_owned()));
+            return count.map(WindowRule::LastDays).ok_or_else(|| WindowRuleError::DayCount(text.to_owned()));
         }
         // A text much longer than any word is like none of them, and comparing it would take long.
-        let candidates = WORDS
-            .iter()
-            .map(|(word, _)| *word)
-            .chain(["last_7_days"])
-            .filter(|_| text.len() <= 40);
+        let candidates = WORDS.iter().map(|(word, _)| *word).chain(["last_7_days"]).filter(|_| text.len() <= 40);
         let scored = candidates.map(|word| (strsim::damerau_levenshtein(word, &text.to_lowercase()), word));
-        let nearest = scored
-            .min()
-            .filter(|(distance, _)| *distance <= 3)
-            .map(|(_, word)| word);
-        Err(WindowRuleError::Unknown {
-            text: text.to_owned(),
-            nearest,
-        })
+        let nearest = scored.min().filter(|(distance, _)| *distance <= 3).map(|(_, word)| word);
+        Err(WindowRuleError::Unknown { text: text.to_owned(), nearest })
     }
 }
 
@@ -165,21 +153,14 @@ impl fmt::Display for WindowRule {
         match self {
             WindowRule::LastDays(count) => write!(f, "last_{count}_days"),
             WindowRule::Fixed { from, to } => write!(f, "{from}..{to}"),
-            plain => f.write_str(
-                WORDS
-                    .iter()
-                    .find(|(_, rule)| rule == plain)
-                    .map_or("", |(word, _)| word),
-            ),
+            plain => f.write_str(WORDS.iter().find(|(_, rule)| rule == plain).map_or("", |(word, _)| word)),
         }
     }
 }
 
 /// A date in the one form `2026-03-01`; chrono alone would also take `2026-3-1` and `+2026-03-01`.
 fn date(text: &str) -> Result<NaiveDate, WindowRuleError> {
-    let date = NaiveDate::from_str(text)
-        .ok()
-        .filter(|date| date.to_string() == text && YEARS.contains(&date.year()));
+    let date = NaiveDate::from_str(text).ok().filter(|date| date.to_string() == text && YEARS.contains(&date.year()));
     date.ok_or_else(|| WindowRuleError::Date(text.to_owned()))
 }
 
@@ -243,26 +224,14 @@ mod tests {
         );
         assert!(error("last_7_day").contains("did you mean 'last_7_days'?"));
         assert!(error("fortnight").starts_with("unknown window 'fortnight'; one of"));
-        assert_eq!(
-            error("last_0_days"),
-            "window 'last_0_days': the number of days must be 1 to 3660"
-        );
+        assert_eq!(error("last_0_days"), "window 'last_0_days': the number of days must be 1 to 3660");
         assert_eq!(
             error("last_99999999999_days"),
             "window 'last_99999999999_days': the number of days must be 1 to 3660"
         );
-        assert_eq!(
-            error("2026-3-1..2026-03-07"),
-            "window date '2026-3-1' is not a date as 2026-03-01"
-        );
-        assert_eq!(
-            error("2026-02-30..2026-03-07"),
-            "window date '2026-02-30' is not a date as 2026-03-01"
-        );
-        assert_eq!(
-            error("2026-03-07..2026-03-01"),
-            "window 2026-03-07..2026-03-01 ends before it starts"
-        );
+        assert_eq!(error("2026-3-1..2026-03-07"), "window date '2026-3-1' is not a date as 2026-03-01");
+        assert_eq!(error("2026-02-30..2026-03-07"), "window date '2026-02-30' is not a date as 2026-03-01");
+        assert_eq!(error("2026-03-07..2026-03-01"), "window 2026-03-07..2026-03-01 ends before it starts");
         assert!(error(&"x".repeat(10_000_000)).len() < 300);
     }
 

@@ -78,7 +78,10 @@ impl RunStore {
 
     /// The database's present instant: the only one to compare with times in rows.
     pub async fn now(&self) -> Result<DateTime<Utc>, StoreError> {
-        sqlx::query_scalar("SELECT reportd_now()").fetch_one(&self.pool).await.map_err(doing("read the database's clock"))
+        sqlx::query_scalar("SELECT reportd_now()")
+            .fetch_one(&self.pool)
+            .await
+            .map_err(doing("read the database's clock"))
     }
 
     /// Adds a line to a run's history.

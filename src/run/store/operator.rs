@@ -65,7 +65,13 @@ impl RunStore {
     }
 
     /// Starts an ended run again with a request resolved anew.
-    pub async fn retry_fresh(&self, run: &Run, request: &Value, base_url: &str, account: &str) -> Result<(), StoreError> {
+    pub async fn retry_fresh(
+        &self,
+        run: &Run,
+        request: &Value,
+        base_url: &str,
+        account: &str,
+    ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'queued', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
@@ -101,7 +107,9 @@ impl RunStore {
         .await;
         match task {
             Err(sqlx::Error::Database(e)) if e.constraint() == Some("remote_tasks_remote_id_once") => {
-                return Err(StoreError::Refused(format!("id {remote_id} belongs to another run of this connection already")));
+                return Err(StoreError::Refused(format!(
+                    "id {remote_id} belongs to another run of this connection already"
+                )));
             }
             other => drop(other.map_err(doing(what))?),
         }
@@ -130,7 +138,14 @@ impl RunStore {
 
     /// The operator looked: the vendor made nothing. The held run is sent again.
     pub async fn resolve_not_created(&self, run: &Run) -> Result<(), StoreError> {
-        self.resolve(run, Event::ResolveNotCreated, State::Queued, None, "the operator says that the vendor made nothing: sent again").await
+        self.resolve(
+            run,
+            Event::ResolveNotCreated,
+            State::Queued,
+            None,
+            "the operator says that the vendor made nothing: sent again",
+        )
+        .await
     }
 
     /// The operator gives the held run up.
@@ -172,9 +187,9 @@ impl RunStore {
 /// A run cannot come back to life while another works on its window.
 fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
     match &error {
-        sqlx::Error::Database(e) if e.constraint() == Some("runs_one_live_per_window") => StoreError::Refused(
-            "another run is working on this window already: see `reportd runs`".into(),
-        ),
+        sqlx::Error::Database(e) if e.constraint() == Some("runs_one_live_per_window") => {
+            StoreError::Refused("another run is working on this window already: see `reportd runs`".into())
+        }
         _ => doing(what)(error),
     }
 }

@@ -129,17 +129,21 @@ impl RunStore {
             .map_err(doing("list all revisions"))
     }
 
-    /// The run takes another revision number: its own was taken by a manifest that this database does not know.
-    pub async fn take_next_revision(&self, lease: Option<&Lease>, run: Uuid) -> Result<i32, StoreError> {
+    /// The revision number that the run writes, allocated now if it was not before. With `another` a new one: the run's own
+    /// was taken by a manifest that this database does not know.
+    pub async fn take_revision(&self, lease: Option<&Lease>, run: Uuid, another: bool) -> Result<i32, StoreError> {
         let taken: Option<i32> = sqlx::query_scalar(
-            "UPDATE runs SET revision = GREATEST(next_revision(series_id, window_label), COALESCE(revision, 0) + 1)
+            "UPDATE runs SET revision = CASE
+                 WHEN $3 THEN GREATEST(next_revision(series_id, window_label), COALESCE(revision, 0) + 1)
+                 ELSE COALESCE(revision, next_revision(series_id, window_label)) END
              WHERE id = $1 AND finished_at IS NULL AND ($2::uuid IS NULL OR lease_token = $2) RETURNING revision",
         )
         .bind(run)
         .bind(lease.map(|l| l.token))
+        .bind(another)
         .fetch_optional(&self.pool)
         .await
-        .map_err(doing("take the next revision"))?;
+        .map_err(doing("take a revision number"))?;
         taken.ok_or(StoreError::LeaseLost)
     }
 
@@ -180,7 +184,12 @@ impl RunStore {
         .bind(row.revision)
         .bind(sources(event))
         .bind(&self.who.0)
-        .bind(format!("r{} with {} files, {} bytes", row.revision, artifacts.len(), artifacts.iter().map(|a| a.bytes).sum::<i64>()))
+        .bind(format!(
+            "r{} with {} files, {} bytes",
+            row.revision,
+            artifacts.len(),
+            artifacts.iter().map(|a| a.bytes).sum::<i64>()
+        ))
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;

@@ -39,11 +39,9 @@ async fn a_report_is_queued_made_and_downloaded_and_each_address_is_mailed_once(
     let rows = csv.matches("\"whatsapp\"").count();
     assert!((5..=40).contains(&rows), "{rows}");
     assert!(
-        csv.split("\r\n")
-            .filter(|line| line.starts_with("\"2026-"))
-            .all(|line| {
-                (&line[1..25] >= "2026-03-01T18:30:00.000Z") && (&line[1..25] < "2026-03-02T18:29:59.999Z")
-            })
+        csv.split("\r\n").filter(|line| line.starts_with("\"2026-")).all(|line| {
+            (&line[1..25] >= "2026-03-01T18:30:00.000Z") && (&line[1..25] < "2026-03-02T18:29:59.999Z")
+        })
     );
 
     let mails = bench.sandbox.mails();
@@ -51,23 +49,13 @@ async fn a_report_is_queued_made_and_downloaded_and_each_address_is_mailed_once(
         mails.iter().map(|mail| mail.to.as_str()).collect::<Vec<_>>(),
         ["asha@north.example", "bi@north.example"]
     );
-    assert_eq!(
-        (mails[0].report_name.as_str(), mails[0].at),
-        ("Agent Engagement", NOW.parse().unwrap())
-    );
+    assert_eq!((mails[0].report_name.as_str(), mails[0].at), ("Agent Engagement", NOW.parse().unwrap()));
 
     let (_, again) = collect(&bench).await;
     assert_ne!(again.as_ref(), Some(&link), "another id");
-    assert_eq!(
-        bench.get(&again.unwrap()).await.text().await.unwrap(),
-        csv,
-        "the same window has the same bytes"
-    );
+    assert_eq!(bench.get(&again.unwrap()).await.text().await.unwrap(), csv, "the same window has the same bytes");
 
-    for wrong in [
-        link.replace("token=", "token=0"),
-        link.split('?').next().unwrap().to_owned(),
-    ] {
+    for wrong in [link.replace("token=", "token=0"), link.split('?').next().unwrap().to_owned()] {
         assert_eq!(bench.get(&wrong).await.status(), 403);
     }
     assert_eq!(bench.get(&link.replace("/44590.", "/1.")).await.status(), 404);
@@ -85,11 +73,7 @@ async fn what_the_page_does_not_allow_is_refused_and_has_no_effect() {
         ("/emails", "emails", json!(["a b@north.example"])),
         ("/emails", "emails", json!("asha@north.example")),
         ("/dateRange", "dateRange", json!("yesterday")),
-        (
-            "/dateRange/startDate",
-            "dateRange.startDate",
-            json!("2026-03-03T00:00:00Z"),
-        ),
+        ("/dateRange/startDate", "dateRange.startDate", json!("2026-03-03T00:00:00Z")),
         ("/dateRange/startDate", "dateRange", json!("2026-03-01T00:00:00")),
         ("/dateRange/startDate", "dateRange", json!("1.3.2026")),
         ("/dateRange/endDate", "dateRange.endDate", json!(1)),
@@ -114,22 +98,12 @@ async fn what_the_page_does_not_allow_is_refused_and_has_no_effect() {
         assert_eq!(answered(bench.bik("generateReport", &body)).await.0, 400, "{key}");
     }
     for body in ["", "{", "[]"] {
-        assert_eq!(
-            answered(bench.bik("generateReport", &json!({})).body(body)).await.0,
-            400
-        );
+        assert_eq!(answered(bench.bik("generateReport", &json!({})).body(body)).await.0, 400);
     }
-    let text = bench
-        .http
-        .post(bench.url("/integrations/bikPlatformFunctions-generateReport"));
-    let text = text
-        .basic_auth(credentials::BIK_KEY, Some(credentials::BIK_SECRET))
-        .body(report().to_string());
+    let text = bench.http.post(bench.url("/integrations/bikPlatformFunctions-generateReport"));
+    let text = text.basic_auth(credentials::BIK_KEY, Some(credentials::BIK_SECRET)).body(report().to_string());
     assert_eq!(answered(text.header("content-type", "text/plain")).await.0, 400);
-    assert_eq!(
-        (bench.sandbox.creates(Vendor::Bik), bench.sandbox.mails().len()),
-        (0, 0)
-    );
+    assert_eq!((bench.sandbox.creates(Vendor::Bik), bench.sandbox.mails().len()), (0, 0));
 }
 
 #[tokio::test]
@@ -151,33 +125,16 @@ async fn dates_curly_names_and_an_app_id_are_taken() {
 #[tokio::test]
 async fn credentials_are_needed_and_can_change() {
     let bench = Bench::new().await;
-    let unsigned = bench
-        .http
-        .post(bench.url("/integrations/bikPlatformFunctions-getReportById"))
-        .json(&json!({}));
-    let other = bench
-        .http
-        .post(bench.url("/integrations/bikPlatformFunctions-generateReport"))
-        .basic_auth("x", Some("y"));
+    let unsigned = bench.http.post(bench.url("/integrations/bikPlatformFunctions-getReportById")).json(&json!({}));
+    let other =
+        bench.http.post(bench.url("/integrations/bikPlatformFunctions-generateReport")).basic_auth("x", Some("y"));
     for request in [other.json(&report()), unsigned] {
         let (status, body) = answered(request).await;
-        assert_eq!(
-            (status, body),
-            (401, json!({"status": 401, "errors": [{"message": "Unauthorized"}]}))
-        );
+        assert_eq!((status, body), (401, json!({"status": 401, "errors": [{"message": "Unauthorized"}]})));
     }
-    assert_eq!(
-        answered(bench.bik("authPartnerViaKey", &json!({"appId": "a"}))).await,
-        (200, json!({"status": "200"}))
-    );
-    bench.sandbox.set_credentials(Credentials {
-        bik_secret: "new".into(),
-        ..Credentials::default()
-    });
-    assert_eq!(
-        answered(bench.bik("authPartnerViaKey", &json!({"appId": "a"}))).await.0,
-        401
-    );
+    assert_eq!(answered(bench.bik("authPartnerViaKey", &json!({"appId": "a"}))).await, (200, json!({"status": "200"})));
+    bench.sandbox.set_credentials(Credentials { bik_secret: "new".into(), ..Credentials::default() });
+    assert_eq!(answered(bench.bik("authPartnerViaKey", &json!({"appId": "a"}))).await.0, 401);
 }
 
 #[tokio::test]
@@ -186,16 +143,10 @@ async fn tickets_and_events_are_taken_and_counted() {
     let ticket =
         json!({"channel": "tasks", "bikCustomerId": "5233549", "taskTitle": "look", "assignmentType": "ALL_AGENTS"});
     let (status, answer) = answered(bench.bik("createAndAssignTicket", &ticket)).await;
-    assert_eq!(
-        (status, &answer["data"]["ticket"]["customerId"]),
-        (200, &json!("5233549"))
-    );
+    assert_eq!((status, &answer["data"]["ticket"]["customerId"]), (200, &json!("5233549")));
     let event =
         json!({"event": {"email": "ops@example.com", "eventName": "report_archived", "eventProperties": {"job": "x"}}});
-    assert_eq!(
-        answered(bench.bik("events/sendEvent", &event)).await,
-        (200, json!({"status": 200, "success": true}))
-    );
+    assert_eq!(answered(bench.bik("events/sendEvent", &event)).await, (200, json!({"status": 200, "success": true})));
     assert_eq!(answered(bench.bik("events/sendEvent", &ticket)).await.0, 400);
     assert_eq!((bench.sandbox.tickets(), bench.sandbox.events()), (1, 1));
     let received = bench.sandbox.received();
@@ -203,20 +154,14 @@ async fn tickets_and_events_are_taken_and_counted() {
         received.iter().map(|request| request.operation).collect::<Vec<_>>(),
         ["createAndAssignTicket", "sendEvent", "sendEvent"]
     );
-    assert_eq!(
-        (received[1].json(), received[1].status, received[2].status),
-        (event, Some(200), Some(400))
-    );
+    assert_eq!((received[1].json(), received[1].status, received[2].status), (event, Some(200), Some(400)));
 }
 
 #[tokio::test]
 async fn a_failure_may_hide_inside_http_200() {
     let bench = Bench::with(&["bik.generateReport=inner-400:1", "bik.getReportById=inner-500:1"]).await;
     let (status, body) = answered(bench.bik("generateReport", &report())).await;
-    assert_eq!(
-        (status, body),
-        (200, json!({"status": 400, "errors": [{"message": "Bad Request"}]}))
-    );
+    assert_eq!((status, body), (200, json!({"status": 400, "errors": [{"message": "Bad Request"}]})));
     assert_eq!(bench.sandbox.creates(Vendor::Bik), 0);
     let (status, body) = answered(bench.bik("getReportById", &json!({"reportHistoryId": 1}))).await;
     assert_eq!((status, body["status"].as_u64()), (200, Some(500)));
@@ -235,11 +180,8 @@ async fn a_spoiled_report_ends_as_its_fault_says() {
     bench.fault("bik.generateReport=stuck:1");
     let (_, created) = answered(bench.bik("generateReport", &report())).await;
     tokio::time::sleep(Duration::from_millis(100)).await;
-    let (_, answer) = answered(bench.bik(
-        "getReportById",
-        &json!({"reportHistoryId": created["data"]["reportHistoryId"]}),
-    ))
-    .await;
+    let (_, answer) =
+        answered(bench.bik("getReportById", &json!({"reportHistoryId": created["data"]["reportHistoryId"]}))).await;
     assert_eq!(answer["data"]["reportStatus"], "IN_PROGRESS");
     bench.fault("bik.getReportById=odd-status:1");
     assert_eq!(collect(&bench).await.0[0], "RE_QUEUED");
@@ -247,13 +189,7 @@ async fn a_spoiled_report_ends_as_its_fault_says() {
     bench.fault("bik.getReportById=dead-link:1");
     assert_eq!(bench.get(&collect(&bench).await.1.unwrap()).await.status(), 403);
     bench.fault("bik.getReportById=foreign-link:1");
-    assert!(
-        collect(&bench)
-            .await
-            .1
-            .unwrap()
-            .starts_with("https://files.elsewhere.example/files/bik/")
-    );
+    assert!(collect(&bench).await.1.unwrap().starts_with("https://files.elsewhere.example/files/bik/"));
     bench.fault("bik.getReportById=relative-link:1");
     let relative = collect(&bench).await.1.unwrap();
     assert_eq!(bench.get(&bench.url(&relative)).await.status(), 200);
@@ -269,12 +205,5 @@ async fn a_spoiled_report_ends_as_its_fault_says() {
     assert_eq!(huge.bytes().await.unwrap().len(), 32 << 20);
     bench.fault("bik.generateReport=huge:1");
     bench.fault("bik.download=truncated:1");
-    assert!(
-        bench
-            .get(&collect(&bench).await.1.unwrap())
-            .await
-            .bytes()
-            .await
-            .is_err()
-    );
+    assert!(bench.get(&collect(&bench).await.1.unwrap()).await.bytes().await.is_err());
 }

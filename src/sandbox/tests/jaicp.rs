@@ -25,10 +25,7 @@ async fn follow(bench: &Bench, task: &Value) -> Vec<Value> {
         if seen.last() != Some(&answer) {
             seen.push(answer.clone());
         }
-        if matches!(
-            answer["status"].as_str(),
-            Some("COMPLETED" | "FAILED" | "STOPPED" | "DELETED") | None
-        ) {
+        if matches!(answer["status"].as_str(), Some("COMPLETED" | "FAILED" | "STOPPED" | "DELETED") | None) {
             break;
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
@@ -38,10 +35,7 @@ async fn follow(bench: &Bench, task: &Value) -> Vec<Value> {
 
 async fn file_of(bench: &Bench, kind: &str, body: &Value) -> String {
     let task = create(bench, kind, body).await;
-    follow(bench, &task).await.pop().unwrap()["fileUrl"]
-        .as_str()
-        .unwrap()
-        .to_owned()
+    follow(bench, &task).await.pop().unwrap()["fileUrl"].as_str().unwrap().to_owned()
 }
 
 #[tokio::test]
@@ -53,11 +47,7 @@ async fn every_kind_of_report_becomes_a_file() {
         ("messages", "MESSAGES", export("CSV")),
         ("clients", "CLIENTS", export("CSV")),
         ("client-list", "CLIENTS_LIST", plain),
-        (
-            "daily",
-            "DAILY",
-            json!({"date": "2026-03-01", "settings": {"fileType": "CSV"}}),
-        ),
+        ("daily", "DAILY", json!({"date": "2026-03-01", "settings": {"fileType": "CSV"}})),
         (
             "telephony?startTime=2026-03-01T00:00:00.000Z&endTime=2026-03-02T00:00:00.000Z&botIds=a&botIds=b",
             "TELEPHONY",
@@ -65,10 +55,7 @@ async fn every_kind_of_report_becomes_a_file() {
         ),
     ] {
         let task = create(&bench, kind, &body).await;
-        assert_eq!(
-            (&task["status"], &task["reportType"]),
-            (&json!("CREATED"), &json!(word))
-        );
+        assert_eq!((&task["status"], &task["reportType"]), (&json!("CREATED"), &json!(word)));
         assert_eq!(
             (task["creationTime"].as_str(), &task["settings"]),
             (Some("2026-03-10T12:00:00.000Z"), &body["settings"])
@@ -76,11 +63,7 @@ async fn every_kind_of_report_becomes_a_file() {
         let done = follow(&bench, &task).await.pop().unwrap();
         assert_eq!(done["status"], "COMPLETED");
         assert_eq!(done["writeCount"], done["totalCount"]);
-        let name = format!(
-            "{}-{}.csv",
-            kind.split('?').next().unwrap(),
-            &task["taskId"].as_str().unwrap()[2..]
-        );
+        let name = format!("{}-{}.csv", kind.split('?').next().unwrap(), &task["taskId"].as_str().unwrap()[2..]);
         assert_eq!(done["fileName"].as_str(), Some(name.as_str()));
         let file = bench.get(done["fileUrl"].as_str().unwrap()).await.text().await.unwrap();
         assert!(file.contains("\r\n\"2026-03-"), "{kind}");
@@ -95,17 +78,9 @@ async fn a_task_goes_from_created_over_started_with_growing_counts_to_completed(
     words.dedup();
     assert_eq!(words, ["CREATED", "STARTED", "COMPLETED"]);
     assert!(seen.iter().filter_map(|task| task["writeCount"].as_u64()).is_sorted());
-    assert!(
-        seen.iter()
-            .all(|task| task["fileUrl"].is_string() == (task["status"] == "COMPLETED"))
-    );
+    assert!(seen.iter().all(|task| task["fileUrl"].is_string() == (task["status"] == "COMPLETED")));
     let file = bench.get(seen.last().unwrap()["fileUrl"].as_str().unwrap()).await;
-    assert!(
-        file.headers()["content-type"]
-            .to_str()
-            .unwrap()
-            .ends_with("spreadsheetml.sheet")
-    );
+    assert!(file.headers()["content-type"].to_str().unwrap().ends_with("spreadsheetml.sheet"));
     assert!(file.bytes().await.unwrap().starts_with(b"PK\x03\x04"));
 }
 
@@ -120,20 +95,8 @@ async fn settings_shape_the_file() {
     assert!(file.starts_with("\"01.03.2026\";\"s"), "{file}");
 
     assert_eq!(bench.get(&link.replace(".csv", ".xlsx")).await.status(), 403);
-    assert_eq!(
-        bench
-            .get(&link.replace("/files/jaicp/1/", "/files/jaicp/1/0"))
-            .await
-            .status(),
-        403
-    );
-    assert_eq!(
-        bench
-            .get(&link.replace("/files/jaicp/1/", "/files/jaicp/2/"))
-            .await
-            .status(),
-        404
-    );
+    assert_eq!(bench.get(&link.replace("/files/jaicp/1/", "/files/jaicp/1/0")).await.status(), 403);
+    assert_eq!(bench.get(&link.replace("/files/jaicp/1/", "/files/jaicp/2/")).await.status(), 404);
 }
 
 #[tokio::test]
@@ -163,11 +126,7 @@ async fn what_the_specification_does_not_allow_is_refused() {
         assert_eq!(status, 400, "{path} {body}");
         assert!(answer["error"].as_str().unwrap().contains('.') && answer["message"].is_string());
     }
-    assert_eq!(
-        answered(bench.jaicp(Method::POST, "reports/client-list")).await.0,
-        400,
-        "its body is required"
-    );
+    assert_eq!(answered(bench.jaicp(Method::POST, "reports/client-list")).await.0, 400, "its body is required");
     let offset = bench.jaicp(Method::POST, "reports/sessions").header("Timezone", "+3h");
     assert_eq!(answered(offset).await.0, 400);
     assert_eq!(answered(bench.jaicp(Method::POST, "reports/calls")).await.0, 404);
@@ -179,31 +138,13 @@ async fn the_token_in_the_path_is_needed_with_and_without_api() {
     let bench = Bench::new().await;
     let token = credentials::JAICP_TOKEN;
     for prefix in ["/api", ""] {
-        assert_eq!(
-            bench
-                .get(&bench.url(&format!("{prefix}/reporter/p/{token}/reports")))
-                .await
-                .status(),
-            200
-        );
+        assert_eq!(bench.get(&bench.url(&format!("{prefix}/reporter/p/{token}/reports"))).await.status(), 200);
         let other = token.replace("sandboxx:", "sandboxy:");
-        assert_eq!(
-            bench
-                .get(&bench.url(&format!("{prefix}/reporter/p/{other}/reports")))
-                .await
-                .status(),
-            401
-        );
+        assert_eq!(bench.get(&bench.url(&format!("{prefix}/reporter/p/{other}/reports"))).await.status(), 401);
     }
-    bench.sandbox.set_credentials(Credentials {
-        jaicp_token: "newtoken:1".into(),
-        ..Credentials::default()
-    });
+    bench.sandbox.set_credentials(Credentials { jaicp_token: "newtoken:1".into(), ..Credentials::default() });
     let (status, body) = answered(bench.jaicp(Method::GET, "reports")).await;
-    assert_eq!(
-        (status, body["error"].as_str()),
-        (401, Some("reporter.auth.wrong_token"))
-    );
+    assert_eq!((status, body["error"].as_str()), (401, Some("reporter.auth.wrong_token")));
 }
 
 #[tokio::test]
@@ -211,28 +152,13 @@ async fn a_deleted_task_loses_its_file_and_its_place_in_the_list() {
     let bench = Bench::new().await;
     let link = file_of(&bench, "sessions", &export("CSV")).await;
     create(&bench, "sessions", &export("CSV")).await;
-    let listed = |tasks: &Value| {
-        tasks["tasks"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .map(|t| t["taskId"].to_string())
-            .collect::<Vec<_>>()
-    };
-    assert_eq!(
-        listed(&answered(bench.jaicp(Method::GET, "reports")).await.1),
-        ["\"t-1\"", "\"t-2\""]
-    );
+    let listed =
+        |tasks: &Value| tasks["tasks"].as_array().unwrap().iter().map(|t| t["taskId"].to_string()).collect::<Vec<_>>();
+    assert_eq!(listed(&answered(bench.jaicp(Method::GET, "reports")).await.1), ["\"t-1\"", "\"t-2\""]);
     let deleted = bench.jaicp(Method::DELETE, "reports/tasks/t-1").send().await.unwrap();
     assert_eq!((deleted.status().as_u16(), deleted.content_length()), (200, Some(0)));
-    assert_eq!(
-        listed(&answered(bench.jaicp(Method::GET, "reports")).await.1),
-        ["\"t-2\""]
-    );
-    assert_eq!(
-        answered(bench.jaicp(Method::GET, "reports/tasks/t-1")).await.1["status"],
-        "DELETED"
-    );
+    assert_eq!(listed(&answered(bench.jaicp(Method::GET, "reports")).await.1), ["\"t-2\""]);
+    assert_eq!(answered(bench.jaicp(Method::GET, "reports/tasks/t-1")).await.1["status"], "DELETED");
     assert_eq!(bench.get(&link).await.status(), 404);
     assert_eq!(answered(bench.jaicp(Method::DELETE, "reports/tasks/t-9")).await.0, 404);
     assert_eq!((bench.sandbox.deleted(), bench.sandbox.account_wide_deletes()), (1, 0));
@@ -279,31 +205,18 @@ async fn pages_together_hold_every_session_once_and_each_session_shows_its_messa
                 .all(|message| ["SENT", "READ", "NOT_DELIVERED"].contains(&message["status"].as_str().unwrap()))
         );
     }
-    assert_eq!(
-        answered(bench.jaicp(Method::GET, "messages/by-session?sessionId=s-1"))
-            .await
-            .0,
-        404
-    );
+    assert_eq!(answered(bench.jaicp(Method::GET, "messages/by-session?sessionId=s-1")).await.0, 404);
     for what in ["messages", "clients"] {
         let (_, answer) = answered(bench.jaicp(Method::POST, &format!("{what}/filter")).json(&body)).await;
         assert!(!answer[what].as_array().unwrap().is_empty());
     }
     let (_, filters) = answered(bench.jaicp(Method::GET, "filters?analyticsSection=SESSIONS")).await;
     assert_eq!(filters[0]["key"], "SESSION_START_TIME");
-    assert_eq!(
-        answered(bench.jaicp(Method::GET, "filters?analyticsSection=CALLS"))
-            .await
-            .0,
-        400
-    );
+    assert_eq!(answered(bench.jaicp(Method::GET, "filters?analyticsSection=CALLS")).await.0, 400);
 
     bench.fault("jaicp.query=no-rows:1");
     let (_, empty) = answered(bench.jaicp(Method::POST, "sessions/filter")).await;
-    assert_eq!(
-        (&empty["paging"]["totalCount"], &empty["sessions"]),
-        (&json!(0), &json!([]))
-    );
+    assert_eq!((&empty["paging"]["totalCount"], &empty["sessions"]), (&json!(0), &json!([])));
 }
 
 #[tokio::test]
@@ -329,19 +242,12 @@ async fn a_spoiled_task_ends_as_its_fault_says() {
     let link = file_of(&bench, "sessions", &export("CSV")).await;
     assert!(link.starts_with("/files/jaicp/"));
     bench.fault("jaicp.task=foreign-link:1");
-    assert!(
-        file_of(&bench, "sessions", &export("CSV"))
-            .await
-            .starts_with("https://files.elsewhere.example/")
-    );
+    assert!(file_of(&bench, "sessions", &export("CSV")).await.starts_with("https://files.elsewhere.example/"));
 
     bench.fault("jaicp.task=dead-link:1");
     let task = create(&bench, "sessions", &export("CSV")).await;
     for status in [403, 200] {
-        let link = follow(&bench, &task).await.pop().unwrap()["fileUrl"]
-            .as_str()
-            .unwrap()
-            .to_owned();
+        let link = follow(&bench, &task).await.pop().unwrap()["fileUrl"].as_str().unwrap().to_owned();
         assert_eq!(bench.get(&link).await.status(), status);
     }
 

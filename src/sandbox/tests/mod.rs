@@ -43,11 +43,7 @@ impl Bench {
         options.pace = pace;
         options.faults = faults.iter().map(|fault| fault.parse().unwrap()).collect();
         let sandbox = Sandbox::start(options).await.unwrap();
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .unwrap();
+        let http = reqwest::Client::builder().no_proxy().redirect(reqwest::redirect::Policy::none()).build().unwrap();
         Self { sandbox, http }
     }
 
@@ -70,26 +66,16 @@ impl Bench {
     /// `POST generateReport` and the like, with the sandbox's credentials.
     fn bik(&self, function: &str, body: &Value) -> reqwest::RequestBuilder {
         let url = format!("{}/bikPlatformFunctions-{function}", self.sandbox.bik_base_url());
-        self.http
-            .post(url)
-            .basic_auth(credentials::BIK_KEY, Some(credentials::BIK_SECRET))
-            .json(body)
+        self.http.post(url).basic_auth(credentials::BIK_KEY, Some(credentials::BIK_SECRET)).json(body)
     }
 
     fn livechat(&self, report: &str, body: &Value) -> reqwest::RequestBuilder {
         let url = format!("{}/v3.6/reports/{report}", self.sandbox.livechat_base_url());
-        self.http
-            .post(url)
-            .basic_auth(credentials::LIVECHAT_ACCOUNT, Some(credentials::LIVECHAT_TOKEN))
-            .json(body)
+        self.http.post(url).basic_auth(credentials::LIVECHAT_ACCOUNT, Some(credentials::LIVECHAT_TOKEN)).json(body)
     }
 
     fn jaicp(&self, method: Method, path: &str) -> reqwest::RequestBuilder {
-        let url = format!(
-            "{}/reporter/p/{}/{path}",
-            self.sandbox.jaicp_base_url(),
-            credentials::JAICP_TOKEN
-        );
+        let url = format!("{}/reporter/p/{}/{path}", self.sandbox.jaicp_base_url(), credentials::JAICP_TOKEN);
         self.http.request(method, url)
     }
 }
@@ -135,10 +121,7 @@ async fn a_lost_answer_has_its_effect_and_not_one_byte_of_an_answer() {
     assert_eq!(bench.sandbox.creates(Vendor::Bik), 1);
     assert_eq!(bench.sandbox.mails().len(), 2);
     assert_eq!(bench.sandbox.received()[0].status, None);
-    assert_eq!(
-        bench.bik("generateReport", &report()).send().await.unwrap().status(),
-        200
-    );
+    assert_eq!(bench.bik("generateReport", &report()).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -153,9 +136,7 @@ async fn a_reset_connection_has_no_effect() {
 #[tokio::test]
 async fn a_hanging_answer_has_its_effect_and_ends_with_its_client() {
     let bench = Bench::with(&["jaicp.create=hang:1"]).await;
-    let request = bench
-        .jaicp(Method::POST, "reports/sessions")
-        .timeout(Duration::from_secs(1));
+    let request = bench.jaicp(Method::POST, "reports/sessions").timeout(Duration::from_secs(1));
     assert!(request.send().await.unwrap_err().is_timeout());
     assert_eq!(bench.sandbox.creates(Vendor::Jaicp), 1);
     let stopped = tokio::time::timeout(Duration::from_secs(5), bench.sandbox.stop()).await;
@@ -166,10 +147,7 @@ async fn a_hanging_answer_has_its_effect_and_ends_with_its_client() {
 async fn a_hanging_answer_is_given_up_when_its_client_goes() {
     let bench = Bench::with(&["jaicp.filters=hang"]).await;
     let mut socket = TcpStream::connect(bench.sandbox.addr()).await.unwrap();
-    let request = format!(
-        "GET /api/reporter/p/{}/filters HTTP/1.1\r\nhost: x\r\n\r\n",
-        credentials::JAICP_TOKEN
-    );
+    let request = format!("GET /api/reporter/p/{}/filters HTTP/1.1\r\nhost: x\r\n\r\n", credentials::JAICP_TOKEN);
     socket.write_all(request.as_bytes()).await.unwrap();
     while bench.sandbox.received().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -205,20 +183,10 @@ async fn every_spoiled_answer_is_spoiled_as_its_word_says() {
     assert!(cut.content_length().unwrap() > whole.len() as u64);
     assert!(cut.bytes().await.is_err());
 
-    for (word, media_type) in [
-        ("html", "text/html"),
-        ("empty", "application/json"),
-        ("garbage", "application/json"),
-    ] {
+    for (word, media_type) in [("html", "text/html"), ("empty", "application/json"), ("garbage", "application/json")] {
         bench.fault(&format!("livechat.report={word}:1"));
         let answer = ask().send().await.unwrap();
-        assert_eq!(
-            (
-                answer.status().as_u16(),
-                answer.headers()["content-type"].to_str().unwrap()
-            ),
-            (200, media_type)
-        );
+        assert_eq!((answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap()), (200, media_type));
         let body = answer.bytes().await.unwrap();
         assert_eq!(body.is_empty(), word == "empty");
         assert!(serde_json::from_slice::<Value>(&body).is_err());
@@ -236,10 +204,7 @@ async fn a_status_comes_in_the_vendors_own_shape_and_without_effect() {
     let bench = Bench::new().await;
     bench.fault("bik.generateReport=503+2:1");
     let busy = bench.bik("generateReport", &report()).send().await.unwrap();
-    assert_eq!(
-        (busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()),
-        (503, "2")
-    );
+    assert_eq!((busy.status().as_u16(), busy.headers()["retry-after"].to_str().unwrap()), (503, "2"));
     assert_eq!(
         busy.json::<Value>().await.unwrap(),
         json!({"status": 503, "errors": [{"message": "Service Unavailable"}]})
@@ -260,12 +225,7 @@ async fn a_status_comes_in_the_vendors_own_shape_and_without_effect() {
     bench.fault("jaicp.create=302:1");
     let moved = bench.jaicp(Method::POST, "reports/sessions").send().await.unwrap();
     assert_eq!(moved.status(), 302);
-    assert!(
-        moved.headers()["location"]
-            .to_str()
-            .unwrap()
-            .starts_with("https://files.elsewhere.example/")
-    );
+    assert!(moved.headers()["location"].to_str().unwrap().starts_with("https://files.elsewhere.example/"));
     let vendors = [Vendor::Bik, Vendor::LiveChat, Vendor::Jaicp];
     assert_eq!(vendors.map(|vendor| bench.sandbox.creates(vendor)), [0; 3]);
 }
@@ -275,12 +235,7 @@ async fn an_echoed_secret_stands_in_the_message() {
     let bench = Bench::with(&["bik.generateReport=echo-secret", "jaicp.create=echo-secret"]).await;
     let (status, body) = answered(bench.bik("generateReport", &report())).await;
     assert_eq!(status, 400);
-    assert!(
-        body["errors"][0]["message"]
-            .as_str()
-            .unwrap()
-            .contains(credentials::BIK_SECRET)
-    );
+    assert!(body["errors"][0]["message"].as_str().unwrap().contains(credentials::BIK_SECRET));
     let (status, body) = answered(bench.jaicp(Method::POST, "reports/sessions")).await;
     assert_eq!(status, 400);
     assert!(body["message"].as_str().unwrap().contains(credentials::JAICP_TOKEN));
@@ -298,10 +253,7 @@ async fn a_body_above_a_mebibyte_is_refused_and_nothing_panics() {
     }
     assert_eq!(bench.sandbox.creates(Vendor::Bik), 0);
     assert_eq!(bench.sandbox.received()[0].body.len(), 0);
-    assert_eq!(
-        bench.bik("generateReport", &report()).send().await.unwrap().status(),
-        200
-    );
+    assert_eq!(bench.bik("generateReport", &report()).send().await.unwrap().status(), 200);
 }
 
 #[tokio::test]
@@ -324,22 +276,11 @@ async fn hostile_paths_and_bodies_get_an_error_of_4xx() {
         "/nowhere".to_owned(),
     ] {
         for method in [Method::GET, Method::POST, Method::DELETE, Method::PATCH] {
-            for body in [
-                "",
-                "{",
-                "[]",
-                "null",
-                "\u{0}",
-                deep.as_str(),
-                "{\"filters\": {\"from\": 1}, \"emails\": {}}",
-            ] {
-                let request = bench
-                    .http
-                    .request(method.clone(), bench.url(&path))
-                    .body(body.to_owned());
-                let request = request
-                    .header("content-type", "application/json")
-                    .basic_auth(credentials::BIK_KEY, Some("x"));
+            for body in ["", "{", "[]", "null", "\u{0}", deep.as_str(), "{\"filters\": {\"from\": 1}, \"emails\": {}}"]
+            {
+                let request = bench.http.request(method.clone(), bench.url(&path)).body(body.to_owned());
+                let request =
+                    request.header("content-type", "application/json").basic_auth(credentials::BIK_KEY, Some("x"));
                 let answer = request.send().await.unwrap();
                 let fine =
                     answer.status().is_client_error() || path.contains("filter?") || path.contains("reports/sessions");
@@ -352,35 +293,17 @@ async fn hostile_paths_and_bodies_get_an_error_of_4xx() {
 #[tokio::test]
 async fn the_pages_show_what_happened_and_let_another_process_switch_faults() {
     let bench = Bench::new().await;
-    assert_eq!(
-        bench.bik("generateReport", &report()).send().await.unwrap().status(),
-        200
-    );
-    assert_eq!(
-        bench
-            .jaicp(Method::POST, "reports/sessions")
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(bench.bik("generateReport", &report()).send().await.unwrap().status(), 200);
+    assert_eq!(bench.jaicp(Method::POST, "reports/sessions").send().await.unwrap().status(), 200);
 
     let text = |path: &'static str| async { bench.get(&bench.url(path)).await.text().await.unwrap() };
     assert!(text("/").await.contains("/sandbox/mails"));
     let mails = text("/sandbox/mails").await;
     assert_eq!(mails.lines().count(), 2);
-    assert_eq!(
-        serde_json::from_str::<Value>(mails.lines().next().unwrap()).unwrap()["to"],
-        "asha@north.example"
-    );
+    assert_eq!(serde_json::from_str::<Value>(mails.lines().next().unwrap()).unwrap()["to"], "asha@north.example");
     let received = text("/sandbox/received").await;
     assert!(received.contains("Basic sandbox-key:***") && received.contains("/p/sandboxx:***/reports/sessions"));
-    for secret in [
-        credentials::JAICP_TOKEN,
-        credentials::BIK_SECRET,
-        "c2FuZGJveC1rZXk6c2FuZGJveC1zZWNyZXQ=",
-    ] {
+    for secret in [credentials::JAICP_TOKEN, credentials::BIK_SECRET, "c2FuZGJveC1rZXk6c2FuZGJveC1zZWNyZXQ="] {
         assert!(!received.contains(secret));
     }
     assert_eq!(text("/sandbox/received?last=1").await.lines().count(), 1);
@@ -388,27 +311,11 @@ async fn the_pages_show_what_happened_and_let_another_process_switch_faults() {
     assert_eq!(counts["creates"], json!({"bik": 1, "livechat": 0, "jaicp": 1}));
 
     let put = |body: &'static str| bench.http.put(bench.url("/sandbox/faults")).body(body).send();
-    assert_eq!(
-        put("bik.generateReport=500:1\n\n jaicp.task=gone\n")
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(put("bik.generateReport=500:1\n\n jaicp.task=gone\n").await.unwrap().status(), 200);
     let wrong = put("bik.generateReport=lots").await.unwrap();
     assert_eq!(wrong.status(), 400);
     assert!(wrong.text().await.unwrap().contains("lost, reset"));
-    assert_eq!(
-        text("/sandbox/faults").await,
-        "bik.generateReport=500:1\njaicp.task=gone\n"
-    );
-    assert_eq!(
-        bench.bik("generateReport", &report()).send().await.unwrap().status(),
-        500
-    );
-    assert_eq!(
-        bench.sandbox.received().len(),
-        3,
-        "the pages themselves are not recorded"
-    );
+    assert_eq!(text("/sandbox/faults").await, "bik.generateReport=500:1\njaicp.task=gone\n");
+    assert_eq!(bench.bik("generateReport", &report()).send().await.unwrap().status(), 500);
+    assert_eq!(bench.sandbox.received().len(), 3, "the pages themselves are not recorded");
 }
