@@ -229,7 +229,7 @@ impl Compiler<'_> {
             let at = if names.len() == 1 { at.clone() } else { at.index(i) };
             match connection(self.connections, name) {
                 Some(c) if found.iter().any(|f| f.name == c.name) => {
-                    self.error(at, format!("connection '{name}' stands twice"))
+                    self.error(at, format!("connection '{name}' stands twice"));
                 }
                 Some(c) if c.has(vendor) => found.push(c.clone()),
                 Some(_) => self.error(at, format!("connection '{name}' has no {vendor} account in reportd.yaml")),

@@ -74,9 +74,6 @@ pub struct Worker {
 
 /// A random number in `[0, 1)`, for jitter.
 pub(crate) fn jitter() -> f64 {
-    // 53 random bits are all a float of this range can hold.
-    let bits = uuid::Uuid::new_v4().as_u128() as u64 >> 11;
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    let unit = bits as f64 / (1_u64 << 53) as f64;
-    unit
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }

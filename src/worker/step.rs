@@ -267,7 +267,8 @@ impl Worker {
             );
             return self.fail(hand, FailureClass::Deadline, &message, None, None).await;
         }
-        let next = poll_interval(polls + 1, age, jitter()).min(deadline - polled + Duration::from_millis(100));
+        let next =
+            poll_interval(polls + 1, age, jitter()).min(deadline.saturating_sub(polled) + Duration::from_millis(100));
         self.store.polled(&hand.claimed.lease, seen, counted, next).await?;
         crash::point("poll-committed");
         Ok(Stepped::Moved)
