@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Worker;
-use super::step::{FurtherCalls, Hand, Stepped};
+use super::hand::{FurtherCalls, Hand};
+use super::step::Stepped;
 use crate::archive::manifest::{Manifest, ManifestWindow, SCHEMA_VERSION, fire_text};
 use crate::archive::{ArchiveError, Stored, revision_folder};
 use crate::artifact::Spooled;

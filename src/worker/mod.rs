@@ -4,16 +4,20 @@
 //! drive.rs    one run to its end, for run-job: claim -> step -> wait, knows neither vendors nor the archive
 //! open.rs     a resolved fire -> a run, or what is held already
 //! step.rs     one step: the only file where store, vendor and archive meet
+//! trouble.rs  what a step does with an error
+//! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
 //! ```
 
 pub mod commit;
 pub mod drive;
+mod hand;
 pub mod lease;
 pub mod open;
 pub mod rebuild;
 pub mod step;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;
