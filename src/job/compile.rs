@@ -9,7 +9,7 @@ use chrono_tz::Tz;
 use super::ask::{Ask, compile_bik, compile_jaicp, compile_livechat};
 use super::file::{JobFile, RetainFile, WindowFile, Words};
 use super::notice;
-use super::policy::{PartialPolicy, PolicyFields, keep};
+use super::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_date, parse_zone};
 use super::resolve::{self, Mailing};
 use super::schedule::Cron;
 use super::template::{Template, Tree};
@@ -18,33 +18,6 @@ use crate::connection::Connection;
 use crate::request::Vendor;
 use crate::request::window::WindowRule;
 use crate::yaml::{DurationText, Finding, Path, did_you_mean, parse_duration};
-
-/// Parses an IANA zone name; the error has a guess.
-pub fn parse_zone(text: &str) -> Result<Tz, String> {
-    text.parse::<Tz>().map_err(|_| {
-        let names: Vec<&str> = chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()).collect();
-        let guess = did_you_mean(text, &names).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
-        format!("unknown zone '{text}'{guess} (an IANA name such as Asia/Kolkata)")
-    })
-}
-
-fn parse_date(text: &str) -> Result<NaiveDate, String> {
-    NaiveDate::parse_from_str(text, "%Y-%m-%d")
-        .ok()
-        .filter(|_| text.len() == 10)
-        .ok_or_else(|| format!("'{text}' is not a date: write 2026-01-31"))
-}
-
-/// Compiles `retain:`.
-pub fn compile_retain(file: Option<&RetainFile>, at: &Path, out: &mut Vec<Finding>) -> Retain {
-    let Some(file) = file else { return Retain::default() };
-    let time = |text: Option<&DurationText>| text.map(|t| parse_duration(&t.0));
-    Retain {
-        artifacts: keep(time(file.artifacts.as_ref()), "artifacts", at, out),
-        revisions: file.revisions,
-        events: keep(time(file.events.as_ref()), "events", at, out),
-    }
-}
 
 struct Compiler<'a> {
     name: &'a str,

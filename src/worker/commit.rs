@@ -118,6 +118,10 @@ impl Worker {
             let manifest = manifest(facts, self.archive.id(), revision, before.as_ref(), entries);
             match self.archive.put_manifest(&folder, &manifest).await {
                 Ok(stored) => {
+                    // A manifest of this very run was there already, from before a crash: it counts, our files do not.
+                    let ours = manifest.files.iter().map(|f| &f.name);
+                    let unnamed = ours.filter(|name| !stored.manifest.files.iter().any(|f| f.name == **name));
+                    self.archive.unlink(&folder, unnamed);
                     crash::point("manifest-put");
                     let (row, artifacts) = rows(run.series_id, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;

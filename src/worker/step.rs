@@ -57,11 +57,17 @@ impl Worker {
             }
         };
         let Some((connection, account)) = self.accounts.get(&run.connection, request.vendor) else {
-            return self.put_off(claimed, super::trouble::BLOCKED, "this reportd's config has no such connection").await;
+            return self
+                .put_off(claimed, super::trouble::BLOCKED, "this reportd's config has no such connection")
+                .await;
         };
         let secrets = match account.secrets() {
             Ok(secrets) => secrets,
-            Err(error) => return self.put_off(claimed, super::trouble::BLOCKED, &crate::telemetry::Chain(&error).to_string()).await,
+            Err(error) => {
+                return self
+                    .put_off(claimed, super::trouble::BLOCKED, &crate::telemetry::Chain(&error).to_string())
+                    .await;
+            }
         };
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
         if run.claims >= MAX_CLAIMS {
@@ -231,7 +237,6 @@ impl Worker {
         let why = "a worker died while its call was under way";
         self.unknown(hand, why).await
     }
-
 }
 
 /// The first eight digits of a run's id, which name it on the command line.

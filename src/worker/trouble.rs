@@ -152,7 +152,12 @@ impl Worker {
         Ok(Stepped::NeedsPerson(breaker_text(permit.connection, permit.vendor, text)))
     }
 
-    pub(super) async fn not_admitted(&self, hand: &Hand<'_>, admission: Admission, event: Event) -> Result<Stepped, StoreError> {
+    pub(super) async fn not_admitted(
+        &self,
+        hand: &Hand<'_>,
+        admission: Admission,
+        event: Event,
+    ) -> Result<Stepped, StoreError> {
         let (after, note, person) = match admission {
             Admission::Rate(wait) => (wait, "waits for the account's rate".to_owned(), None),
             Admission::Full { in_flight } => (
