@@ -4,10 +4,9 @@
 //! addresses that come from variables are checked here, not at the vendor.
 
 use chrono::NaiveDate;
-use chrono_tz::Tz;
 
 use super::ask::{Ask, compile_bik, compile_jaicp, compile_livechat};
-use super::file::{JobFile, RetainFile, WindowFile, Words};
+use super::file::{JobFile, WindowFile, Words};
 use super::notice;
 use super::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_date, parse_zone};
 use super::resolve::{self, Mailing};
@@ -17,7 +16,7 @@ use super::{Defaults, Job, Retain, Series, Waiver, connection, is_name, series_n
 use crate::connection::Connection;
 use crate::request::Vendor;
 use crate::request::window::WindowRule;
-use crate::yaml::{DurationText, Finding, Path, did_you_mean, parse_duration};
+use crate::yaml::{Finding, Path, did_you_mean};
 
 struct Compiler<'a> {
     name: &'a str,
