@@ -297,7 +297,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { Exit::Usage.code() });
         }
     };
-    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "warn,reportd=warn");
+    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "error");
     // Fails only when a provider was installed before, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

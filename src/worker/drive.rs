@@ -54,6 +54,7 @@ impl Worker {
         stop: &CancellationToken,
         watch: &(dyn Fn(Update) + Send + Sync),
     ) -> Result<Driven, StoreError> {
+        self.store.nudge(id).await?;
         loop {
             let run = self.look(id).await?;
             if run.state.is_terminal() || run.state == State::Held {
@@ -161,7 +162,7 @@ impl Worker {
         if claimed.run.state == State::Queued && creates {
             return step.await;
         }
-        let later = Later { after: Duration::ZERO, note: "interrupted", error: false, kind: None };
+        let later = Later { after: Duration::ZERO, note: "interrupted", error: false, blocked: false, kind: None };
         if claimed.run.state == State::Queued {
             // A query asks for nothing that would happen twice.
             match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {

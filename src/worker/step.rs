@@ -115,6 +115,7 @@ impl Worker {
                     after: Duration::ZERO,
                     note: "the lease was too short for a call",
                     error: false,
+                    blocked: false,
                     kind: None,
                 };
                 self.store.later(lease, Event::Requeue, &later, Some(Outcome::NotSent)).await?;
