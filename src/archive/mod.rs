@@ -142,7 +142,9 @@ impl Archive {
                 return Err(ArchiveError::Folder { what: "open the archive in", path: root, source: missing });
             }
         };
-        let spool = Spool::open(&root.join(".spool")).map_err(ArchiveError::Spool)?;
+        let folder = root.join(".spool");
+        // Who only reads must be able to read an archive on a disk that nothing can be written to.
+        let spool = if create { Spool::open(&folder).map_err(ArchiveError::Spool)? } else { Spool::unopened(&folder) };
         Ok(Archive { root, store: Arc::new(store), id, spool })
     }
 

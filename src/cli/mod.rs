@@ -1,7 +1,7 @@
 //! The command line: one short file a command, printing only; what the commands do lives below.
 //!
 //! Results go to stdout, logs and progress to stderr. With `--format json` stdout holds one JSON object a line and nothing
-//! else. Exit codes are a contract (DESIGN 3): see [`Exit`].
+//! else. Exit codes are a contract (DESIGN 3): see `Exit`.
 
 mod archive;
 mod connections;
