@@ -5,6 +5,12 @@ mod embedded;
 #[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod jobs;
+#[cfg(test)]
+mod readme;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod tidy;
