@@ -248,12 +248,28 @@ async fn a_lost_create_is_held_and_each_word_of_the_operator_ends_it() {
         };
         let run = again.get("run").unwrap_or(&again);
         assert_eq!((run["run_id"].as_str(), run["state"].as_str()), (Some(id), Some(state)), "{word:?}: {run}");
-        let resolved: Vec<_> = shop.events(run).await.into_iter().filter(|(kind, _)| kind == "resolved").collect();
-        assert_eq!(resolved.len(), 1, "{word:?}: {:?}", shop.events(run).await);
+        assert_eq!(shop.count(run, "resolved").await, 1, "{word:?}: {:?}", shop.events(run).await);
     }
     // Two of them were made at the vendor once and fetched once; the third was made again because an operator said so.
+    let kept = std::fs::read_dir(shop.archive().join("engagement/north/2026/2026-01-03/r1")).unwrap();
+    let names: Vec<_> = kept.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(names.contains(&"report.csv".to_owned()), "{names:?}");
+    let manifest = shop.archive().join("engagement/north/2026/2026-01-03/r1/manifest.json");
+    let manifest: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
+    assert!(manifest["handed_in_by"].is_string(), "{manifest}");
     let lost = shop.one::<i64>("SELECT count(*) FROM remote_tasks WHERE outcome = 'unknown'").await;
     assert_eq!(lost, 3, "all but the one whose ticket was found");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_without_rows_that_is_handed_in_is_an_empty_report() {
+    let shop = shop().await;
+    shop.fault("bik.generateReport=lost:1");
+    let run = shop.job_ends(&["engagement"], 3).await;
+    let file = shop.folder.path().join("found.csv");
+    std::fs::write(&file, "Date,Agent\r\n").unwrap();
+    shop.run(&["resolve", run["run_id"].as_str().unwrap(), "--file", file.to_str().unwrap()]).await.expect(0);
+    assert_eq!(shop.one::<String>("SELECT state FROM runs").await, "empty");
 }
 
 #[tokio::test(flavor = "multi_thread")]
