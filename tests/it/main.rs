@@ -1,16 +1,29 @@
 //! The integration tests: the real program, a real PostgreSQL, real HTTP on loopback, real files, processes that are killed.
 
+
+#[cfg(test)]
+mod bik;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod jaicp;
+#[cfg(test)]
 mod jobs;
+#[cfg(test)]
+mod livechat;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod secrets;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod vend.rs;
