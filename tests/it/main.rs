@@ -1,6 +1,5 @@
 //! The integration tests: the real program, a real PostgreSQL, real HTTP on loopback, real files, processes that are killed.
 
-
 #[cfg(test)]
 mod bik;
 #[cfg(test)]
@@ -26,4 +25,4 @@ mod smoke;
 #[cfg(test)]
 mod tidy;
 #[cfg(test)]
-mod vend.rs;
+mod vendors;

@@ -15,8 +15,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::harness::{Ran, Shop};
 
 /// A BIK job; `{}` of DAILY jobs stands for the vendor's block.
-pub const ENGAGEMENT: &str =
-    "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [\"{var.owner}\", lead@north.example] }\n";
+pub const ENGAGEMENT: &str = "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [\"{var.owner}\", lead@north.example] }\n";
 /// A LiveChat job.
 pub const RATINGS: &str = "window: yesterday\nlivechat: { report: chats/ratings, distribution: day }\n";
 /// A JAICP background report.
@@ -190,7 +189,8 @@ impl Asked {
 /// The bytes of an HTTP answer with the right length.
 pub fn http(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -289,8 +289,7 @@ async fn converse(mut stream: TcpStream, asked: &Mutex<Vec<Asked>>, play: &Play)
         }
     };
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let mut request =
-        Asked { line: head.lines().next().unwrap_or_default().to_owned(), head, body: String::new() };
+    let mut request = Asked { line: head.lines().next().unwrap_or_default().to_owned(), head, body: String::new() };
     let length: usize = request.header("content-length").map_or(0, |text| text.trim().parse().unwrap());
     while bytes.len() < end + 4 + length {
         if stream.read_buf(&mut bytes).await? == 0 {
