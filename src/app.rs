@@ -217,8 +217,8 @@ pub fn who(environment: &Environment, operator: bool) -> Who {
     let host = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let user = ["REPORTD_USER", "SUDO_USER", "USER", "LOGNAME"].iter().find_map(|name| environment.get(name));
     let user = user.unwrap_or_else(|| format!("uid {}", rustix::process::getuid().as_raw()));
-    match operator {
-        true => Who(format!("{user}@{host}")),
-        false => Who(format!("reportd {user}@{host} pid {}", std::process::id())),
+    if operator {
+        return Who(format!("{user}@{host}"));
     }
+    Who(format!("reportd {user}@{host} pid {}", std::process::id()))
 }

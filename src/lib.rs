@@ -1,4 +1,46 @@
 //! reportd fetches scheduled reports from BIK, LiveChat and JAICP into an archive people can trust.
+//!
+//! One way through the program:
+//!
+//! ```text
+//! jobs/x.yaml --load, compile--> Job --window--> Request (pure; `plan` stops here and prints it)
+//!     --insert--> Run --claim, step--> vendor --answer--> temp file --sniff, hash--> Artifact
+//!     --put once--> archive --same transaction: artifacts, run archived--> Postgres
+//! ```
+//!
+//! The modules, in the order of that way:
+//!
+//! | module | what it is for |
+//! |---|---|
+//! | [`cli`] | the command line: one short file a command, printing only |
+//! | [`app`] | the composition root: settings, jobs, database, archive, clients put together |
+//! | [`settings`] | reportd.yaml and the environment -> typed settings; the only reader of the environment |
+//! | [`yaml`] | text and a type -> a value, or every problem with its place; knows no job |
+//! | [`connection`] | one shop: accounts, limits, variables, where its secrets are |
+//! | [`job`] | job file -> `Job`; schedules; job + connection + window -> `Request` |
+//! | [`request`] | what one run asks for, and its window; pure data and pure functions |
+//! | [`plan`] | the next fires with their windows and requests; pure |
+//! | [`run`] | the run: states, back-off, and every SQL statement on runs |
+//! | [`vendor`] | talking to the three vendors: wire types, errors, downloads |
+//! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
+//! | [`archive`] | the archive's folder: put once, manifests, verify |
+//! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
+//! | [`view`] | the JSON of the contract |
+//! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
+//! | [`db`] | which Postgres, its pool, migrations, the embedded cluster |
+//! | [`clock`], [`telemetry`], [`crash`] | the time; logs and error chains; points at which tests kill the process |
+//!
+//! Which way a `use` may point (held by `tests/it/tidy.rs`):
+//!
+//! ```text
+//! cli -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
+//!               worker -> plan -> job -> { connection, request, yaml }
+//! ```
+//!
+//! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in
+//! `worker/step.rs`. One owner for each thing outside: `reqwest` in `vendor`, `sqlx` in `run/store` and `db`, `object_store`
+//! in `archive`, the environment in `settings`, the wall clock in `clock`.
 
 pub mod app;
 pub mod archive;

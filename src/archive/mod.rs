@@ -179,6 +179,13 @@ impl Archive {
         linked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
+    /// Removes files that no manifest names, just linked by this process. One that stays is an orphan, which harms nobody.
+    pub(crate) fn unlink<'a>(&self, folder: &str, names: impl Iterator<Item = &'a String>) {
+        for name in names {
+            drop(std::fs::remove_file(self.root.join(folder).join(name)));
+        }
+    }
+
     /// Puts the manifest if there is none: what makes the revision exist. When this very run put one before (a crash came
     /// between it and the database), that one is returned; another run's is [`ArchiveError::Taken`].
     pub async fn put_manifest(&self, folder: &str, manifest: &Manifest) -> Result<Stored, ArchiveError> {

@@ -1,13 +1,13 @@
 //! `archive verify`: every byte against its manifest, every manifest against its chain, without a database.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::manifest::{Manifest, SCHEMA_VERSION};
+use super::manifest::{FileEntry, Manifest, SCHEMA_VERSION};
 use super::{Archive, ArchiveError};
 
 /// One thing that is wrong, or an orphan, which is not wrong but told.
@@ -89,95 +89,120 @@ impl Archive {
     }
 }
 
+/// A manifest as a link of its window's chain of revisions.
+struct Link {
+    revision: i32,
+    sha256: String,
+    supersedes: Option<i32>,
+    previous: Option<String>,
+}
+
+struct Checker<'a> {
+    root: &'a Path,
+    report: Report,
+    /// Files that no manifest has named so far.
+    unnamed: BTreeSet<&'a str>,
+    /// By folder of a window.
+    chains: HashMap<String, Vec<Link>>,
+}
+
 fn check(root: &Path) -> Result<Report, ArchiveError> {
     let keys = walk(root)?;
-    let mut report = Report::default();
-    let mut orphans: std::collections::BTreeSet<&str> =
-        keys.iter().map(String::as_str).filter(|k| !k.ends_with("/manifest.json") && *k != "reportd.json").collect();
-    // Folder of a window -> revision -> (sha256 of the manifest, what it says of the one before).
-    let mut chains: HashMap<String, Vec<(i32, String, Option<i32>, Option<String>)>> = HashMap::new();
-    for key in keys.iter().filter(|k| k.ends_with("/manifest.json")) {
-        let mut fault = |kind, path: &str, message: String| {
-            report.faults.push(Fault { path: path.to_owned(), kind, message });
-        };
-        let bytes = match std::fs::read(root.join(key)) {
+    let is_manifest = |key: &&String| key.ends_with("/manifest.json");
+    let files = keys.iter().filter(|k| !is_manifest(k) && *k != "reportd.json").map(String::as_str);
+    let mut checker = Checker { root, report: Report::default(), unnamed: files.collect(), chains: HashMap::new() };
+    for key in keys.iter().filter(is_manifest) {
+        checker.manifest(key);
+    }
+    checker.links();
+    for key in std::mem::take(&mut checker.unnamed) {
+        let message = "no manifest names it: a crashed attempt left it, or somebody put it there";
+        checker.fault("orphan", key, message.to_owned());
+    }
+    checker.report.faults.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(checker.report)
+}
+
+impl Checker<'_> {
+    fn fault(&mut self, kind: &'static str, path: &str, message: String) {
+        self.report.faults.push(Fault { path: path.to_owned(), kind, message });
+    }
+
+    fn manifest(&mut self, key: &str) {
+        let bytes = match std::fs::read(self.root.join(key)) {
             Ok(bytes) => bytes,
-            Err(e) => {
-                fault("unreadable", key, format!("the manifest cannot be read: {e}"));
-                continue;
-            }
+            Err(e) => return self.fault("unreadable", key, format!("the manifest cannot be read: {e}")),
         };
         let manifest = match Manifest::from_bytes(&bytes) {
             Ok(manifest) => manifest,
-            Err(e) => {
-                fault("unreadable", key, format!("the manifest is not what reportd writes: {e}"));
-                continue;
-            }
+            Err(e) => return self.fault("unreadable", key, format!("the manifest is not what reportd writes: {e}")),
         };
-        report.revisions += 1;
+        self.report.revisions += 1;
         if manifest.schema_version > SCHEMA_VERSION {
             let message = format!("schema_version {} is newer than this reportd knows", manifest.schema_version);
-            fault("unreadable", key, message);
-            continue;
+            return self.fault("unreadable", key, message);
         }
-        let folder = key.trim_end_matches("/manifest.json");
-        let place = manifest
-            .window
-            .window()
-            .map(|w| super::revision_folder(&manifest.job, &manifest.connection, &w, manifest.revision));
+        let folder = key.strip_suffix("/manifest.json").unwrap_or(key);
+        let window = manifest.window.window();
+        let place = window.map(|w| super::revision_folder(&manifest.job, &manifest.connection, &w, manifest.revision));
         if place.as_deref() != Some(folder) {
             let message = format!("the manifest describes {}, which is not where it lies", place.unwrap_or_default());
-            fault("misplaced", key, message);
+            self.fault("misplaced", key, message);
         }
         for file in &manifest.files {
-            let path = format!("{folder}/{}", file.name);
-            orphans.remove(path.as_str());
-            if file.name.contains('/') || file.name.contains('\\') || file.name.starts_with('.') {
-                fault("misplaced", key, format!("the manifest names a file outside its folder: {}", file.name));
-                continue;
-            }
-            match hash_file(&root.join(&path)) {
-                Ok((size, sha256)) => {
-                    report.files += 1;
-                    report.bytes += size;
-                    if size != file.bytes {
-                        fault("damaged", &path, format!("{size} bytes, and the manifest says {}", file.bytes));
-                    } else if sha256 != file.sha256 {
-                        fault("damaged", &path, format!("sha256 is {sha256}, and the manifest says {}", file.sha256));
-                    }
-                }
-                Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                    fault("missing", &path, "the manifest names it, and it is not there".into());
-                }
-                Err(e) => fault("unreadable", &path, format!("it cannot be read: {e}")),
-            }
+            self.file(key, folder, file);
         }
-        let sha256 = hex::encode(Sha256::digest(&bytes));
-        let window = folder.rsplit_once('/').map_or(folder, |(window, _)| window).to_owned();
-        let link = (manifest.revision, sha256, manifest.supersedes, manifest.previous_manifest_sha256);
-        chains.entry(window).or_default().push(link);
+        let link = Link {
+            revision: manifest.revision,
+            sha256: hex::encode(Sha256::digest(&bytes)),
+            supersedes: manifest.supersedes,
+            previous: manifest.previous_manifest_sha256,
+        };
+        let window = folder.rsplit_once('/').map_or(folder, |(window, _)| window);
+        self.chains.entry(window.to_owned()).or_default().push(link);
     }
-    for (folder, links) in chains {
-        for (revision, _, supersedes, previous) in &links {
-            let Some(before) = supersedes else { continue };
-            let found = links.iter().find(|(r, ..)| r == before).map(|(_, sha256, ..)| sha256);
-            if found != previous.as_ref() {
-                let message = match found {
-                    Some(_) => format!("r{before} is not the manifest that r{revision} was written after"),
-                    None => format!("r{before}, which r{revision} supersedes, is not there"),
-                };
-                report.faults.push(Fault {
-                    path: format!("{folder}/r{revision}/manifest.json"),
-                    kind: "broken_chain",
-                    message,
-                });
+
+    fn file(&mut self, key: &str, folder: &str, file: &FileEntry) {
+        let path = format!("{folder}/{}", file.name);
+        self.unnamed.remove(path.as_str());
+        if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
+            return self.fault(
+                "misplaced",
+                key,
+                format!("the manifest names a file outside its folder: {}", file.name),
+            );
+        }
+        match hash_file(&self.root.join(&path)) {
+            Ok((size, sha256)) => {
+                self.report.files += 1;
+                self.report.bytes += size;
+                if size != file.bytes {
+                    self.fault("damaged", &path, format!("{size} bytes, and the manifest says {}", file.bytes));
+                } else if sha256 != file.sha256 {
+                    self.fault("damaged", &path, format!("sha256 is {sha256}, and the manifest says {}", file.sha256));
+                }
             }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                self.fault("missing", &path, "the manifest names it, and it is not there".into());
+            }
+            Err(e) => self.fault("unreadable", &path, format!("it cannot be read: {e}")),
         }
     }
-    for key in orphans {
-        let message = "no manifest names it: a crashed attempt left it, or somebody put it there".to_owned();
-        report.faults.push(Fault { path: key.to_owned(), kind: "orphan", message });
+
+    /// Every revision was written after the very manifest it says it supersedes.
+    fn links(&mut self) {
+        for (folder, links) in std::mem::take(&mut self.chains) {
+            for link in &links {
+                let Some(before) = link.supersedes else { continue };
+                let found = links.iter().find(|l| l.revision == before).map(|l| &l.sha256);
+                if found != link.previous.as_ref() {
+                    let message = match found {
+                        Some(_) => format!("r{before} is not the manifest that r{} was written after", link.revision),
+                        None => format!("r{before}, which r{} supersedes, is not there", link.revision),
+                    };
+                    self.fault("broken_chain", &format!("{folder}/r{}/manifest.json", link.revision), message);
+                }
+            }
+        }
     }
-    report.faults.sort_by(|a, b| a.path.cmp(&b.path));
-    Ok(report)
 }

@@ -73,9 +73,9 @@ async fn verify(cx: &Cx, archive: &Archive) -> Result<Exit, Failure> {
         report.faults.len() - damaged
     );
     if cx.json() {
-        note(&summary)
+        note(&summary);
     } else {
-        say(&summary)
+        say(&summary);
     }
     Ok(if damaged > 0 { Exit::Failed } else { Exit::Done })
 }

@@ -32,7 +32,6 @@ const AT_ONCE: usize = 4;
 const SECOND_SHOP: &str = "second-shop";
 
 impl Demo {
-    #[expect(clippy::unused_self, reason = "every command is called the same way")]
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
         let place = cx.place();
         let loaded =
@@ -62,7 +61,7 @@ fn add_second_shop(settings: &mut Settings) {
         && only.name == "default"
     {
         let mut second = only.clone();
-        second.name = SECOND_SHOP.to_owned();
+        SECOND_SHOP.clone_into(&mut second.name);
         settings.connections.push(second);
     }
 }
@@ -125,7 +124,9 @@ async fn run_all(app: &App, fires: &[Planned]) -> Result<Vec<Outcome>, Failure> 
 
 fn show(cx: &Cx, app: &App, rehearsal: &Rehearsal, outcomes: &[Outcome]) {
     if cx.json() {
-        outcomes.iter().for_each(|outcome| say_json(&outcome.view));
+        for outcome in outcomes {
+            say_json(&outcome.view);
+        }
         return;
     }
     let mut table = Table::new();

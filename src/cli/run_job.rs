@@ -24,6 +24,7 @@ use crate::run::{State, Trigger};
 use crate::view::{PlanView, RunView};
 use crate::worker::drive::Driven;
 use crate::worker::open::Opening;
+use crate::worker::step::short;
 use crate::yaml::parse_duration;
 
 /// Runs that one call carries on at once; the accounts' own limits are below that.
@@ -265,11 +266,13 @@ pub(super) async fn run_one(
     let name = format!("{}@{}  {label}", fire.job, fire.connection);
     let run = match worker.open(fire, trigger, again).await? {
         Opening::Held(row, files) => return Ok(held(fire, &row, &files)),
-        Opening::Run(Opened::Made(run)) => run,
-        Opening::Run(Opened::Attached(run)) => {
-            board.say(&name, &format!("attaches to run {}, which is {}", &run.id.simple().to_string()[..8], run.state));
-            run
-        }
+        Opening::Run(opened) => match *opened {
+            Opened::Made(run) => run,
+            Opened::Attached(run) => {
+                board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
+                run
+            }
+        },
     };
     let driven = worker.drive(run.id, until, stop, &|update| board.show(&name, &update)).await?;
     let (run, exit, person) = match driven {

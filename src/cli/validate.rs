@@ -34,9 +34,9 @@ impl Validate {
         let series: usize = files.jobs.jobs.iter().map(|job| job.series.len()).sum();
         let summary = format!("{} job files, {series} series: {errors} errors, {warnings} warnings", files.jobs.files);
         if cx.format() == Format::Text {
-            say(&summary)
+            say(&summary);
         } else {
-            note(&summary)
+            note(&summary);
         }
         if errors > 0 { Exit::Usage } else { Exit::Done }
     }

@@ -4,12 +4,11 @@
 //! addresses that come from variables are checked here, not at the vendor.
 
 use chrono::NaiveDate;
-use chrono_tz::Tz;
 
 use super::ask::{Ask, compile_bik, compile_jaicp, compile_livechat};
-use super::file::{JobFile, RetainFile, WindowFile, Words};
+use super::file::{JobFile, WindowFile, Words};
 use super::notice;
-use super::policy::{PartialPolicy, PolicyFields, keep};
+use super::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_date, parse_zone};
 use super::resolve::{self, Mailing};
 use super::schedule::Cron;
 use super::template::{Template, Tree};
@@ -17,34 +16,7 @@ use super::{Defaults, Job, Retain, Series, Waiver, connection, is_name, series_n
 use crate::connection::Connection;
 use crate::request::Vendor;
 use crate::request::window::WindowRule;
-use crate::yaml::{DurationText, Finding, Path, did_you_mean, parse_duration};
-
-/// Parses an IANA zone name; the error has a guess.
-pub fn parse_zone(text: &str) -> Result<Tz, String> {
-    text.parse::<Tz>().map_err(|_| {
-        let names: Vec<&str> = chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()).collect();
-        let guess = did_you_mean(text, &names).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
-        format!("unknown zone '{text}'{guess} (an IANA name such as Asia/Kolkata)")
-    })
-}
-
-fn parse_date(text: &str) -> Result<NaiveDate, String> {
-    NaiveDate::parse_from_str(text, "%Y-%m-%d")
-        .ok()
-        .filter(|_| text.len() == 10)
-        .ok_or_else(|| format!("'{text}' is not a date: write 2026-01-31"))
-}
-
-/// Compiles `retain:`.
-pub fn compile_retain(file: Option<&RetainFile>, at: &Path, out: &mut Vec<Finding>) -> Retain {
-    let Some(file) = file else { return Retain::default() };
-    let time = |text: Option<&DurationText>| text.map(|t| parse_duration(&t.0));
-    Retain {
-        artifacts: keep(time(file.artifacts.as_ref()), "artifacts", at, out),
-        revisions: file.revisions,
-        events: keep(time(file.events.as_ref()), "events", at, out),
-    }
-}
+use crate::yaml::{Finding, Path, did_you_mean};
 
 struct Compiler<'a> {
     name: &'a str,
@@ -229,7 +201,7 @@ impl Compiler<'_> {
             let at = if names.len() == 1 { at.clone() } else { at.index(i) };
             match connection(self.connections, name) {
                 Some(c) if found.iter().any(|f| f.name == c.name) => {
-                    self.error(at, format!("connection '{name}' stands twice"))
+                    self.error(at, format!("connection '{name}' stands twice"));
                 }
                 Some(c) if c.has(vendor) => found.push(c.clone()),
                 Some(_) => self.error(at, format!("connection '{name}' has no {vendor} account in reportd.yaml")),

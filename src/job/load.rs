@@ -43,7 +43,7 @@ fn list(folder: &FilePath) -> Result<Vec<PathBuf>, Problem> {
             std::io::ErrorKind::NotFound => "does not exist".to_owned(),
             _ => format!("cannot be read: {e}"),
         };
-        Problem::whole_file(&shown(folder), format!("the job folder {why}; name it with --jobs"))
+        Problem::whole_file(shown(folder), format!("the job folder {why}; name it with --jobs"))
     };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(folder).map_err(fail)? {
@@ -76,7 +76,7 @@ pub fn load(folder: &FilePath, connections: &[Connection], defaults: &Defaults, 
         let Some(stem) = path.file_stem().map(|s| s.to_string_lossy().into_owned()) else { continue };
         if let Some(other) = names.insert(stem.clone(), shown(path)) {
             let message = format!("the job '{stem}' stands in two files: {other} and this one");
-            one.problems.push(Problem::whole_file(&shown(path), message));
+            one.problems.push(Problem::whole_file(shown(path), message));
             one.job = None;
         }
     }

@@ -1,8 +1,12 @@
-//! The optional keys that a job and `defaults:` share, parsed into types. Pure.
+//! The keys that a job and `defaults:` share, and the words and values of both, parsed into types. Pure.
 
 use std::time::Duration;
 
-use chrono::Weekday;
+use chrono::{NaiveDate, Weekday};
+use chrono_tz::Tz;
+
+use super::Retain;
+use super::file::RetainFile;
 
 use crate::request::{OnUnknown, Vendor};
 use crate::yaml::{DurationText, Finding, Path, did_you_mean, parse_duration};
@@ -165,5 +169,35 @@ pub fn keep<T>(parsed: Option<Result<T, String>>, key: &str, at: &Path, out: &mu
             out.push(Finding::error(at.key(key), message));
             None
         }
+    }
+}
+
+/// Parses an IANA zone name; the error has a guess.
+pub fn parse_zone(text: &str) -> Result<Tz, String> {
+    text.parse::<Tz>().map_err(|_| {
+        let names: Vec<&str> = chrono_tz::TZ_VARIANTS.iter().map(|tz| tz.name()).collect();
+        let guess = did_you_mean(text, &names).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
+        format!("unknown zone '{text}'{guess} (an IANA name such as Asia/Kolkata)")
+    })
+}
+
+pub(super) fn parse_date(text: &str) -> Result<NaiveDate, String> {
+    NaiveDate::parse_from_str(text, "%Y-%m-%d")
+        .ok()
+        .filter(|_| text.len() == 10)
+        .ok_or_else(|| format!("'{text}' is not a date: write 2026-01-31"))
+}
+
+/// Compiles `retain:`.
+pub fn compile_retain(file: Option<&RetainFile>, at: &Path, out: &mut Vec<Finding>) -> Retain {
+    let Some(file) = file else { return Retain::default() };
+    let time = |text: Option<&DurationText>| text.map(|t| parse_duration(&t.0));
+    if file.revisions == Some(0) {
+        out.push(Finding::error(at.key("revisions"), "revisions is at least 1: the newest always stays"));
+    }
+    Retain {
+        artifacts: keep(time(file.artifacts.as_ref()), "artifacts", at, out),
+        revisions: file.revisions,
+        events: keep(time(file.events.as_ref()), "events", at, out),
     }
 }

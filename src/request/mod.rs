@@ -100,6 +100,7 @@ impl Call {
     }
 
     /// The same call with `name=value` appended to its query, both percent-encoded.
+    #[must_use]
     pub fn with_query(mut self, name: &str, value: &str) -> Call {
         let pair: String = url::form_urlencoded::Serializer::new(String::new()).append_pair(name, value).finish();
         self.url.push(if self.url.contains('?') { '&' } else { '?' });

@@ -215,7 +215,7 @@ pub struct JaicpConnectionFile {
     /// What the vendor's state words mean.
     pub states: Option<StatesFile>,
     /// Rows a page of a query; default 100.
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(range(min = 1, max = 1_000_000))]
     pub page_size: Option<u32>,
     /// Pages of one query that are fetched at most; default 10000.
     #[schemars(range(min = 1, max = 1_000_000))]

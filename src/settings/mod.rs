@@ -3,6 +3,7 @@
 //! Settings name secrets, they do not hold them (but for a database URL that the file itself gives): `validate` and `plan`
 //! need no secret, and `serve` starts with one missing.
 
+mod accounts;
 pub mod compile;
 pub mod file;
 

@@ -92,7 +92,7 @@ pub fn classify(
         (404 | 410, O::Poll | O::Delete) => VendorError::Gone(message),
         (429, _) => VendorError::Wait { after: retry_after.unwrap_or(Duration::from_secs(10)), message },
         (503, _) if retry_after.is_some() => VendorError::Wait { after: retry_after.unwrap_or_default(), message },
-        (408 | 425, _) | (500..=599, _) => VendorError::Unclear(message),
+        (408 | 425 | 500..=599, _) => VendorError::Unclear(message),
         (300..=399, _) if create => VendorError::Unclear(message),
         (300..=399, _) => VendorError::Protocol(format!("the vendor redirects, which no API call follows: {message}")),
         (400..=499, _) => VendorError::Refused(message),

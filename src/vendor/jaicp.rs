@@ -20,14 +20,16 @@ use crate::request::{Call, FileType, Request, Rows, Seen, Shape};
 /// All that must survive a restart.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 struct Ticket {
-    task_id: String,
+    #[serde(rename = "task_id")]
+    id: String,
 }
 
 /// The task object; a lean answer may hold `taskId` alone. Unknown keys are ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Task {
-    task_id: Option<Value>,
+    #[serde(rename = "taskId")]
+    id: Option<Value>,
     status: Option<String>,
     write_count: Option<i64>,
     total_count: Option<i64>,
@@ -36,7 +38,7 @@ struct Task {
 
 impl Task {
     fn id(&self) -> Option<String> {
-        match self.task_id.as_ref()? {
+        match self.id.as_ref()? {
             Value::String(id) => clean_id(id),
             Value::Number(id) => clean_id(&id.to_string()),
             _ => None,
@@ -102,7 +104,7 @@ fn ticket(stored: &Value) -> Result<Ticket, VendorError> {
 pub async fn poll(context: &Context<'_>, request: &Request, stored: &Value) -> Result<Answer, VendorError> {
     let ticket = ticket(stored)?;
     let account = account(context)?;
-    let call = task_call(request, account, &ticket.task_id, "GET");
+    let call = task_call(request, account, &ticket.id, "GET");
     let answer = context.http.send(&call, context.secrets, Operation::Poll, context.timeout()).await?;
     checked(context, Operation::Poll, &answer)?;
     let Ok(task) = serde_json::from_slice::<Task>(&answer.body) else {
@@ -153,7 +155,7 @@ pub async fn poll(context: &Context<'_>, request: &Request, stored: &Value) -> R
 
 /// Deletes one task, which is archived by now. A task that is gone already is as good.
 pub async fn delete(context: &Context<'_>, request: &Request, stored: &Value) -> Result<(), VendorError> {
-    let call = task_call(request, account(context)?, &ticket(stored)?.task_id, "DELETE");
+    let call = task_call(request, account(context)?, &ticket(stored)?.id, "DELETE");
     let answer = context.http.send(&call, context.secrets, Operation::Delete, context.timeout()).await?;
     match checked(context, Operation::Delete, &answer) {
         Ok(()) | Err(VendorError::Gone(_)) => Ok(()),
@@ -177,7 +179,7 @@ struct RowFile {
 
 impl RowFile {
     fn new(context: &Context<'_>, request: &Request, name: &str) -> RowFile {
-        let simulated = context.simulated(&request.base_url);
+        let simulated = super::simulated(&request.base_url);
         let label = Label { name: name.into(), expect: Expect::Ndjson, derived: true, simulated };
         RowFile { writer: context.spool.file(label), rows: 0 }
     }
@@ -232,7 +234,7 @@ impl Pages<'_, '_> {
         let Some(Value::Array(rows)) = body.get_mut(rows_key).map(Value::take) else {
             return Err(context.unreadable(&format!("the answer has no list of {rows_key}")));
         };
-        let simulated = context.simulated(&self.request.base_url);
+        let simulated = super::simulated(&self.request.base_url);
         let label = Label { name, expect: Expect::Json, derived: false, simulated };
         self.files.push(context.spool.bytes(label, answer.body).await?);
         Ok((rows, total))

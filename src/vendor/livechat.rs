@@ -108,7 +108,7 @@ async fn store(
     name: String,
     answer: &Answered,
 ) -> Result<Spooled, VendorError> {
-    let simulated = context.simulated(&request.base_url);
+    let simulated = super::simulated(&request.base_url);
     let label = Label { name, expect: Expect::Json, derived: false, simulated };
     Ok(context.spool.bytes(label, answer.body.clone()).await?)
 }

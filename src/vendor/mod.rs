@@ -111,11 +111,6 @@ impl Context<'_> {
         self.account.limits.timeout
     }
 
-    /// Whether this conversation is with loopback, and its bytes so are a rehearsal.
-    fn simulated(&self, base_url: &str) -> bool {
-        url::Url::parse(base_url).is_ok_and(|url| crate::settings::compile::is_loopback(&url))
-    }
-
     /// The error that this answer's HTTP status means, if it means one.
     fn http_error(&self, operation: Operation, answer: &Answered, words: Option<String>) -> Option<VendorError> {
         let words =
@@ -131,6 +126,11 @@ impl Context<'_> {
     fn unreadable(&self, why: &str) -> VendorError {
         VendorError::Unclear(self.secrets.redact(why))
     }
+}
+
+/// Whether a conversation with `base_url` is with loopback, and its bytes so are a rehearsal.
+fn simulated(base_url: &str) -> bool {
+    url::Url::parse(base_url).is_ok_and(|url| crate::settings::compile::is_loopback(&url))
 }
 
 /// Makes the first call of a request.

@@ -6,7 +6,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::Worker;
-use super::step::{FurtherCalls, Hand, Stepped};
+use super::hand::{FurtherCalls, Hand};
+use super::step::Stepped;
 use crate::archive::manifest::{Manifest, ManifestWindow, SCHEMA_VERSION, fire_text};
 use crate::archive::{ArchiveError, Stored, revision_folder};
 use crate::artifact::Spooled;
@@ -117,6 +118,10 @@ impl Worker {
             let manifest = manifest(facts, self.archive.id(), revision, before.as_ref(), entries);
             match self.archive.put_manifest(&folder, &manifest).await {
                 Ok(stored) => {
+                    // A manifest of this very run was there already, from before a crash: it counts, our files do not.
+                    let ours = manifest.files.iter().map(|f| &f.name);
+                    let unnamed = ours.filter(|name| !stored.manifest.files.iter().any(|f| f.name == **name));
+                    self.archive.unlink(&folder, unnamed);
                     crash::point("manifest-put");
                     let (row, artifacts) = rows(run.series_id, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
@@ -125,7 +130,7 @@ impl Worker {
                 }
                 // Somebody else's revision, which the database does not know of: never overwritten, ours is the next.
                 Err(ArchiveError::Taken { .. }) => {
-                    revision = self.store.take_revision(facts.lease, run.id, true).await?
+                    revision = self.store.take_revision(facts.lease, run.id, true).await?;
                 }
                 Err(error) => return Err(error.into()),
             }

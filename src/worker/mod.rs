@@ -4,16 +4,20 @@
 //! drive.rs    one run to its end, for run-job: claim -> step -> wait, knows neither vendors nor the archive
 //! open.rs     a resolved fire -> a run, or what is held already
 //! step.rs     one step: the only file where store, vendor and archive meet
+//! trouble.rs  what a step does with an error
+//! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
 //! ```
 
 pub mod commit;
 pub mod drive;
+mod hand;
 pub mod lease;
 pub mod open;
 pub mod rebuild;
 pub mod step;
+mod trouble;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -74,9 +78,6 @@ pub struct Worker {
 
 /// A random number in `[0, 1)`, for jitter.
 pub(crate) fn jitter() -> f64 {
-    // 53 random bits are all a float of this range can hold.
-    let bits = uuid::Uuid::new_v4().as_u128() as u64 >> 11;
-    #[expect(clippy::cast_precision_loss, reason = "53 bits fit")]
-    let unit = bits as f64 / (1_u64 << 53) as f64;
-    unit
+    let [a, b, c, d, ..] = uuid::Uuid::new_v4().into_bytes();
+    f64::from(u32::from_be_bytes([a, b, c, d])) / (f64::from(u32::MAX) + 1.0)
 }

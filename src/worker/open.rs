@@ -50,7 +50,7 @@ pub enum Opening {
     /// The archive holds it.
     Held(Box<RevisionRow>, Vec<ArtifactRow>),
     /// A run works on it.
-    Run(Opened),
+    Run(Box<Opened>),
 }
 
 impl Worker {
@@ -117,7 +117,7 @@ impl Worker {
             base_url: request.base_url.clone(),
             account: secrets.account.clone(),
         };
-        Ok(Opening::Run(self.store.open(&new).await?))
+        Ok(Opening::Run(Box::new(self.store.open(&new).await?)))
     }
 
     /// The window's folder holds no revision that the database does not know.

@@ -135,8 +135,8 @@ impl<T: DeserializeOwned + JsonSchema> Decoder<T> {
             return (None, Vec::new());
         }
         let (missing, wrong): (Vec<_>, Vec<_>) = violations.list.into_iter().partition(|violation| violation.missing);
-        let paths = |list: Vec<Violation>| list.into_iter().map(|violation| violation.wrong).collect();
-        let salvaged = salvage(document, paths(wrong), paths(missing));
+        let paths = |list: Vec<Violation>| list.into_iter().map(|violation| violation.wrong).collect::<Vec<_>>();
+        let salvaged = salvage(document, paths(wrong), &paths(missing));
         problems.extend(salvaged.findings.iter().map(|finding| source.locate(finding)));
         (salvaged.value, salvaged.removed)
     }

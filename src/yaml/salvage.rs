@@ -25,11 +25,7 @@ pub(super) struct Salvaged<T> {
 
 /// Cuts `wrong` out of `document` and decodes the rest. The maps in `incomplete` lack a key, which has been told: they are
 /// cut out only if serde cannot do without it.
-pub(super) fn salvage<T: DeserializeOwned>(
-    mut document: Value,
-    wrong: Vec<Path>,
-    incomplete: Vec<Path>,
-) -> Salvaged<T> {
+pub(super) fn salvage<T: DeserializeOwned>(mut document: Value, wrong: Vec<Path>, incomplete: &[Path]) -> Salvaged<T> {
     let mut salvaged = Salvaged { value: None, removed: Vec::new(), findings: Vec::new() };
     let mut useful = wrong.into_iter().all(|path| cut(&mut document, &path, &mut salvaged.removed));
     for _ in 0..ROUNDS {
@@ -136,7 +132,7 @@ mod tests {
     #[test]
     fn every_refusal_of_serde_is_found_at_its_path() {
         let document = json!({"list": [{"must": 1}, {"must": 300}], "a": 256, "b": {"must": 7}});
-        let salvaged = salvage::<Small>(document, Vec::new(), Vec::new());
+        let salvaged = salvage::<Small>(document, Vec::new(), &[]);
         assert_eq!(
             shown(&salvaged),
             [
@@ -150,7 +146,7 @@ mod tests {
     #[test]
     fn what_follows_from_a_cut_is_not_told_again() {
         let wrong = vec![Path::root().key("b").key("must")];
-        let salvaged = salvage::<Small>(json!({"a": 1, "b": {"must": "x"}}), wrong, Vec::new());
+        let salvaged = salvage::<Small>(json!({"a": 1, "b": {"must": "x"}}), wrong, &[]);
         assert_eq!(shown(&salvaged), [""; 0]);
         assert_eq!(salvaged.value, Some(Small { a: Some(1), ..Small::default() }));
     }
@@ -158,7 +154,7 @@ mod tests {
     #[test]
     fn a_list_loses_no_single_entry() {
         let wrong = vec![Path::root().key("list").index(0)];
-        let salvaged = salvage::<Small>(json!({"list": [5, {"must": 1}], "a": 2}), wrong, Vec::new());
+        let salvaged = salvage::<Small>(json!({"list": [5, {"must": 1}], "a": 2}), wrong, &[]);
         assert_eq!(salvaged.value, Some(Small { a: Some(2), ..Small::default() }));
         assert_eq!(salvaged.removed, [Path::root().key("list")]);
     }

@@ -17,4 +17,6 @@ mod smoke;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
+mod tidy;
+#[cfg(test)]
 mod verbs;

@@ -111,7 +111,9 @@ impl RunStore {
                     "id {remote_id} belongs to another run of this connection already"
                 )));
             }
-            other => drop(other.map_err(doing(what))?),
+            other => {
+                other.map_err(doing(what))?;
+            }
         }
         let done = sqlx::query(
             "WITH moved AS (

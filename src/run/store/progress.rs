@@ -78,7 +78,9 @@ impl RunStore {
                     "the vendor answered id {remote_id}, which an earlier report of this connection already has"
                 )));
             }
-            other => drop(other.map_err(doing(what))?),
+            other => {
+                other.map_err(doing(what))?;
+            }
         }
         let moved = sqlx::query(
             "WITH moved AS (

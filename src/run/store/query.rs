@@ -100,20 +100,19 @@ impl RunStore {
     /// serves it: a statement with `$1 IS NULL OR …` walks the whole history to find a job that ran long ago.
     pub async fn list(&self, filter: &Filter) -> Result<Vec<Run>, StoreError> {
         let mut sql = QueryBuilder::<Postgres>::new("SELECT r.* FROM ");
-        match &filter.job {
-            Some(job) => {
-                sql.push("series s CROSS JOIN LATERAL (SELECT * FROM runs WHERE series_id = s.id");
-                newest(&mut sql, filter);
-                sql.push(") r WHERE s.job = ").push_bind(job);
-                if let Some(connection) = &filter.connection {
-                    sql.push(" AND s.connection = ").push_bind(connection);
+        if filter.job.is_none() && filter.connection.is_none() {
+            sql.push("runs r WHERE true");
+            newest(&mut sql, filter);
+        } else {
+            sql.push("series s CROSS JOIN LATERAL (SELECT * FROM runs WHERE series_id = s.id");
+            newest(&mut sql, filter);
+            sql.push(") r WHERE true");
+            for (condition, name) in [(" AND s.job = ", &filter.job), (" AND s.connection = ", &filter.connection)] {
+                if let Some(name) = name {
+                    sql.push(condition).push_bind(name);
                 }
-                sql.push(" ORDER BY r.created_at DESC, r.id DESC LIMIT ").push_bind(filter.limit);
             }
-            None => {
-                sql.push("runs r WHERE true");
-                newest(&mut sql, filter);
-            }
+            sql.push(" ORDER BY r.created_at DESC, r.id DESC LIMIT ").push_bind(filter.limit);
         }
         sql.build_query_as().fetch_all(&self.pool).await.map_err(doing("list runs"))
     }

@@ -1,0 +1,243 @@
+//! What a step does when a call did not bring what it was for: DESIGN 6's table, as database writes.
+//!
+//! Every way ends in one fenced statement: again later, held for an operator, or failed. Nothing here calls a vendor.
+
+use std::time::Duration;
+
+use super::hand::Hand;
+use super::step::{Stepped, short};
+use super::{Worker, jitter};
+use crate::crash;
+use crate::request::{OnUnknown, Seen};
+use crate::run::FailureClass;
+use crate::run::retry::back_off;
+use crate::run::state::{Event, State};
+use crate::run::store::StoreError;
+use crate::run::store::claim::{Admission, Claimed};
+use crate::run::store::progress::{Later, Outcome};
+use crate::vendor::error::VendorError;
+use crate::yaml::show_duration;
+
+/// A run's wait for a host that no setting allows, or for a breaker: nothing changes before a person did something.
+pub(super) const BLOCKED: Duration = Duration::from_secs(15 * 60);
+
+impl Worker {
+    /// Puts a run off for a reason that a person must end.
+    pub(super) async fn put_off(&self, claimed: &Claimed, after: Duration, why: &str) -> Result<Stepped, StoreError> {
+        let event = match claimed.run.state {
+            State::Waiting => Event::Poll,
+            // An unknown outcome must not be forgotten for want of a secret: it stays as it is.
+            State::Submitting => return Ok(Stepped::NeedsPerson(why.to_owned())),
+            _ => Event::Requeue,
+        };
+        let later = Later {
+            after,
+            note: why,
+            error: false,
+            kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits"),
+        };
+        self.store.later(&claimed.lease, event, &later, None).await?;
+        Ok(Stepped::NeedsPerson(why.to_owned()))
+    }
+
+    /// The outcome of the first call is unknown: DESIGN 6.3.
+    pub(super) async fn unknown(&self, hand: &Hand<'_>, why: &str) -> Result<Stepped, StoreError> {
+        let request = &hand.request;
+        if request.shape.may_repeat() || request.on_unknown == OnUnknown::Resubmit {
+            let outcome = request.shape.creates().then_some(Outcome::Unknown);
+            return self.later(hand, Event::Requeue, why, None, outcome).await;
+        }
+        let message = format!(
+            "{why}; whether BIK made the report, and mailed it to {}, is not known. Look for report {} over {} in BIK's report \
+             history, then run one of: reportd resolve {} --ticket REPORT_HISTORY_ID | --not-created | --file PATH | --give-up",
+            addresses(request.emails.len()),
+            request.call.body.as_ref().and_then(|b| b.get("reportName")).map_or_else(String::new, ToString::to_string),
+            request.window.label(),
+            short(hand.run().id),
+        );
+        self.store.hold(&hand.claimed.lease, &message).await?;
+        crash::point("held-committed");
+        Ok(Stepped::Moved)
+    }
+
+    pub(super) async fn call_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
+        let creates = hand.request.shape.creates();
+        let outcome = |outcome: Outcome| creates.then_some(outcome);
+        let text = crate::telemetry::Chain(&error).to_string();
+        match error {
+            VendorError::NotSent(_) => self.later(hand, Event::Requeue, &text, None, outcome(Outcome::NotSent)).await,
+            VendorError::Refused(_) | VendorError::Ended { .. } => {
+                let hint = hint(hand, &text);
+                self.fail(hand, FailureClass::Refused, &hint, None, outcome(Outcome::Refused)).await
+            }
+            VendorError::Wait { after, .. } => {
+                self.later(hand, Event::Requeue, &text, Some(after), outcome(Outcome::Waited)).await
+            }
+            VendorError::Auth(_) => self.unauthorised(hand, Event::Requeue, &text, outcome(Outcome::Refused)).await,
+            VendorError::Unclear(_) | VendorError::Gone(_) | VendorError::DeadLink(_) => {
+                self.unknown(hand, &text).await
+            }
+            VendorError::Spool(ref spool) if is_too_large(spool) => {
+                self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
+            }
+            VendorError::Spool(_) | VendorError::Interrupted(_) => {
+                self.later(hand, Event::Requeue, &text, None, None).await
+            }
+            VendorError::Protocol(_) | VendorError::BlockedHost { .. } => {
+                self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
+            }
+        }
+    }
+
+    pub(super) async fn poll_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
+        let text = crate::telemetry::Chain(&error).to_string();
+        match error {
+            VendorError::NotSent(_)
+            | VendorError::Unclear(_)
+            | VendorError::DeadLink(_)
+            | VendorError::Interrupted(_) => self.later(hand, Event::Poll, &text, None, None).await,
+            VendorError::Spool(ref spool) if !is_too_large(spool) => {
+                self.later(hand, Event::Poll, &text, None, None).await
+            }
+            VendorError::Wait { after, .. } => self.later(hand, Event::Poll, &text, Some(after), None).await,
+            VendorError::Auth(_) => self.unauthorised(hand, Event::Poll, &text, None).await,
+            VendorError::Gone(_) => {
+                let run = hand.run();
+                let age = run.ticketed_at.and_then(|t| (hand.claimed.at - t).to_std().ok()).unwrap_or_default();
+                if age < hand.account.limits.gone_grace {
+                    return self.later(hand, Event::Poll, &text, Some(Duration::from_secs(3)), None).await;
+                }
+                let seen = Seen { status: "gone".into(), ..Seen::default() };
+                self.fail(hand, FailureClass::Gone, &text, Some(&seen), None).await
+            }
+            VendorError::Ended { seen } => self.fail(hand, FailureClass::VendorFailed, &text, Some(&seen), None).await,
+            VendorError::Refused(_) => self.fail(hand, FailureClass::Refused, &text, None, None).await,
+            VendorError::Protocol(_) | VendorError::Spool(_) => {
+                self.fail(hand, FailureClass::Protocol, &text, None, None).await
+            }
+            VendorError::BlockedHost { .. } => self.put_off(hand.claimed, BLOCKED, &text).await,
+        }
+    }
+
+    /// 401 or 403: the secret is read once more; if it is the same, the account's breaker opens and its runs wait.
+    pub(super) async fn unauthorised(
+        &self,
+        hand: &Hand<'_>,
+        event: Event,
+        text: &str,
+        outcome: Option<Outcome>,
+    ) -> Result<Stepped, StoreError> {
+        let changed = hand.account.reload().is_ok_and(|now| now.fingerprint != hand.secrets.fingerprint);
+        if changed {
+            let later = Later {
+                after: Duration::ZERO,
+                note: "the secret was changed: again with the new one",
+                error: false,
+                kind: Some("note"),
+            };
+            self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
+            return Ok(Stepped::Moved);
+        }
+        let permit = hand.permit();
+        if self.store.open_breaker(&permit, text).await? {
+            tracing::error!(
+                connection = permit.connection,
+                vendor = permit.vendor,
+                "the vendor does not accept our credentials; its runs wait"
+            );
+        }
+        let note = format!("breaker open: {text}");
+        let later = Later { after: BLOCKED, note: &note, error: false, kind: Some("waits") };
+        self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
+        Ok(Stepped::NeedsPerson(breaker_text(permit.connection, permit.vendor, text)))
+    }
+
+    pub(super) async fn not_admitted(
+        &self,
+        hand: &Hand<'_>,
+        admission: Admission,
+        event: Event,
+    ) -> Result<Stepped, StoreError> {
+        let (after, note, person) = match admission {
+            Admission::Rate(wait) => (wait, "waits for the account's rate".to_owned(), None),
+            Admission::Full { in_flight } => (
+                Duration::from_secs(1),
+                format!("waits: {in_flight} of {} runs are under way at the vendor", hand.account.limits.max_in_flight),
+                None,
+            ),
+            Admission::BreakerOpen { reason, probe_at } => {
+                let wait = (probe_at - hand.claimed.at).to_std().unwrap_or_default().max(Duration::from_secs(1));
+                let person = breaker_text(&hand.account.connection, hand.account.vendor.as_str(), &reason);
+                (wait, format!("breaker open: {reason}"), Some(person))
+            }
+            Admission::Now | Admission::Probe => (Duration::ZERO, String::new(), None),
+        };
+        let later = Later { after, note: &note, error: false, kind: None };
+        self.store.later(&hand.claimed.lease, event, &later, None).await?;
+        if person.is_some() {
+            // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.
+            self.store.wake_if_breaker_lets(hand.run().id, &hand.secrets.fingerprint).await?;
+        }
+        Ok(person.map_or(Stepped::Moved, Stepped::NeedsPerson))
+    }
+
+    /// A transient error: again after the back-off (or after what the vendor asks), until `give_up` is over.
+    pub(super) async fn later(
+        &self,
+        hand: &Hand<'_>,
+        event: Event,
+        text: &str,
+        after: Option<Duration>,
+        outcome: Option<Outcome>,
+    ) -> Result<Stepped, StoreError> {
+        let run = hand.run();
+        let give_up = Duration::from_secs(hand.request.give_up_s);
+        let trouble = run.errors_since.and_then(|t| (hand.claimed.at - t).to_std().ok()).unwrap_or_default();
+        if run.errors > 0 && trouble >= give_up {
+            let message = format!("given up after {} of trouble; the last: {text}", show_duration(give_up));
+            return self.fail(hand, FailureClass::GaveUp, &message, None, outcome).await;
+        }
+        let errors = u32::try_from(run.errors).unwrap_or(0) + 1;
+        let after = after.unwrap_or_else(|| back_off(errors, jitter()));
+        let later = Later { after, note: text, error: true, kind: Some("retry") };
+        self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
+        crash::point("retry-committed");
+        Ok(Stepped::Moved)
+    }
+
+    pub(super) async fn fail(
+        &self,
+        hand: &Hand<'_>,
+        class: FailureClass,
+        message: &str,
+        seen: Option<&Seen>,
+        outcome: Option<Outcome>,
+    ) -> Result<Stepped, StoreError> {
+        self.store.fail(&hand.claimed.lease, class, message, seen, outcome).await?;
+        tracing::warn!(run.id = %hand.run().id, failure.class = class.as_str(), "a run failed: {message}");
+        Ok(Stepped::Moved)
+    }
+}
+
+fn is_too_large(error: &crate::artifact::SpoolError) -> bool {
+    matches!(error, crate::artifact::SpoolError::TooLarge)
+}
+
+fn addresses(count: usize) -> String {
+    if count == 1 { "1 address".into() } else { format!("{count} addresses") }
+}
+
+fn breaker_text(connection: &str, vendor: &str, reason: &str) -> String {
+    format!(
+        "{vendor} does not accept the credentials of connection {connection} ({reason}): correct the secret, then run \
+         `reportd connections close {connection}`; its runs then go on"
+    )
+}
+
+/// A refusal of BIK that dates may have caused: the vendor's page and what clients saw disagree on their form.
+fn hint(hand: &Hand<'_>, text: &str) -> String {
+    if hand.request.vendor == crate::request::Vendor::Bik && text.contains("400") {
+        return format!("{text} (some BIK reports want plain dates: try date_format: date; names are case-sensitive)");
+    }
+    text.to_owned()
+}
