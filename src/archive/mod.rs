@@ -143,7 +143,8 @@ impl Archive {
                 return Err(ArchiveError::Folder { what: "open the archive in", path: root, source: missing });
             }
         };
-        let spool = Spool::open(&root.join(".spool")).map_err(ArchiveError::Spool)?;
+        let folder = root.join(".spool");
+        let spool = if create { Spool::open(&folder).map_err(ArchiveError::Spool)? } else { Spool::at(&folder) };
         Ok(Archive { root, store: Arc::new(store), id, spool })
     }
 
@@ -290,15 +291,12 @@ async fn make_identity(store: &LocalFileSystem) -> Result<Uuid, ArchiveError> {
 /// A folder that already holds somebody's files is not turned into an archive.
 fn refuse_foreign(root: &Path) -> Result<(), ArchiveError> {
     let fail = |source| ArchiveError::Folder { what: "look into", path: root.to_owned(), source };
-    let foreign = std::fs::read_dir(root)
-        .map_err(fail)?
-        .flatten()
-        .find(|entry| {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            // `reportd.json#1` is one on its way in: another process makes this archive now, or died while it did.
-            !name.starts_with('.') && !name.starts_with(IDENTITY)
-        });
+    let foreign = std::fs::read_dir(root).map_err(fail)?.flatten().find(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // `reportd.json#1` is one on its way in: another process makes this archive now, or died while it did.
+        !name.starts_with('.') && !name.starts_with(IDENTITY)
+    });
     match foreign {
         None => Ok(()),
         Some(entry) => Err(ArchiveError::Folder {

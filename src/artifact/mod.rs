@@ -119,6 +119,11 @@ impl Spool {
         Ok(Spool { folder: folder.to_owned() })
     }
 
+    /// The spool in `folder` for one who only reads the archive: nothing is made or swept.
+    pub fn at(folder: &Path) -> Spool {
+        Spool { folder: folder.to_owned() }
+    }
+
     /// Starts a file.
     pub fn file(&self, label: Label) -> Writer {
         let path = self.folder.join(Uuid::new_v4().simple().to_string());
