@@ -11,7 +11,17 @@ use crate::harness::{Ran, Shop, run};
 use crate::verbs::{BIK, DAY, JAICP, LIVECHAT, json_file, keys, text};
 
 const RUN: [&str; 11] = [
-    "run_id", "job", "connection", "vendor", "trigger", "state", "window", "ticket", "revision", "artifacts", "failure",
+    "run_id",
+    "job",
+    "connection",
+    "vendor",
+    "trigger",
+    "state",
+    "window",
+    "ticket",
+    "revision",
+    "artifacts",
+    "failure",
 ];
 const WINDOW: [&str; 4] = ["start", "end", "zone", "label"];
 
@@ -34,7 +44,10 @@ async fn a_run_as_json_has_every_key_of_the_contract_and_null_where_nothing_is()
     let failed = shop.run_job("bad", DAY, &[]).await.expect(1).line();
     assert_eq!(keys(&failed), RUN);
     assert_eq!(keys(&failed["failure"]), ["class", "message"]);
-    assert_eq!((&failed["ticket"], &failed["revision"], &failed["artifacts"]), (&Value::Null, &Value::Null, &Value::Array(vec![])));
+    assert_eq!(
+        (&failed["ticket"], &failed["revision"], &failed["artifacts"]),
+        (&Value::Null, &Value::Null, &Value::Array(vec![]))
+    );
     let listed = shop.run(&["runs", "--format", "json"]).await.expect(0).json();
     assert_eq!(listed, [failed, run.clone()], "`runs` prints what `run-job` printed");
     let shown = shop.run(&["show", text(&run["run_id"]), "--format", "json"]).await.expect(0).line();
@@ -162,7 +175,11 @@ async fn hostile_job_files_get_a_problem_with_a_place_at_once() {
     let files: [(&str, Vec<u8>); 8] = [
         ("bomb", bomb.into_bytes()),
         ("deep", "[".repeat(100_000).into_bytes()),
-        ("huge", format!("livechat: {{ report: chats/ratings }}\n{}", "# a line of a comment\n".repeat(480_000)).into_bytes()),
+        (
+            "huge",
+            format!("livechat: {{ report: chats/ratings }}\n{}", "# a line of a comment\n".repeat(480_000))
+                .into_bytes(),
+        ),
         ("nul", b"livechat:\n  report: chats/\0ratings\n".to_vec()),
         ("latin", b"description: caf\xe9\nlivechat: { report: chats/ratings }\n".to_vec()),
         ("twice", b"livechat: { report: chats/ratings }\nlivechat: { report: chats/ratings }\n".to_vec()),
@@ -306,7 +323,8 @@ async fn a_reader_that_goes_away_is_no_error() {
 /// Removes the embedded database that a rehearsal said it made: as root it lies outside the folder.
 fn clean_up(ran: &Ran) {
     for line in ran.stderr.lines().filter(|line| line.contains("embedded PostgreSQL")) {
-        let data = line.split(" in ").nth(1).and_then(|rest| rest.split(';').next()).expect("the line names the folder");
+        let data =
+            line.split(" in ").nth(1).and_then(|rest| rest.split(';').next()).expect("the line names the folder");
         std::fs::remove_dir_all(Path::new(data).parent().unwrap()).unwrap();
     }
 }

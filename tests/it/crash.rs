@@ -193,7 +193,11 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str, day: &str) {
         (Kind::JaicpQuery, _) => {}
     }
     if matches!(point, "manifest-put" | "archived-committed") {
-        assert_eq!(shop.asked(), asked_until_death, "{point}: what is in the archive is adopted and not asked for again");
+        assert_eq!(
+            shop.asked(),
+            asked_until_death,
+            "{point}: what is in the archive is adopted and not asked for again"
+        );
     }
 }
 

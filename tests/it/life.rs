@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
-use reportd::sandbox::{Credentials, Vendor};
+use reportd::sandbox::{Credentials, Received, Vendor};
 use serde_json::Value;
 
 use crate::harness::{Shop, run};
@@ -243,10 +243,11 @@ async fn calls_keep_the_accounts_rate_over_two_processes() {
     for process in processes {
         process.end().await.expect(0);
     }
-    let sent: Vec<DateTime<Utc>> = sqlx::query_scalar("SELECT at FROM run_events WHERE kind = 'submitting' ORDER BY at")
-        .fetch_all(&shop.pool)
-        .await
-        .unwrap();
+    let sent: Vec<DateTime<Utc>> =
+        sqlx::query_scalar("SELECT at FROM run_events WHERE kind = 'submitting' ORDER BY at")
+            .fetch_all(&shop.pool)
+            .await
+            .unwrap();
     assert_eq!(sent.len(), 6);
     for pair in sent.windows(2) {
         assert!(pair[1] - pair[0] >= chrono::TimeDelta::milliseconds(240), "{sent:?}");
@@ -362,7 +363,7 @@ async fn retry_of_a_refused_run_asks_with_todays_job_file_for_the_runs_own_windo
     assert_eq!((&ended["run_id"], &ended["window"]), (&failed["run_id"], &failed["window"]));
     assert!(text(&ended["artifacts"][0]["path"]).ends_with("/report.xlsx"), "{ended}");
     let creates: Vec<Value> =
-        shop.sandbox.received().iter().filter(|r| r.operation == "create").map(|r| r.json()).collect();
+        shop.sandbox.received().iter().filter(|r| r.operation == "create").map(Received::json).collect();
     assert_eq!(creates[0]["settings"]["fileType"], "CSV");
     assert_eq!(creates[1]["settings"]["fileType"], "XLSX");
     assert_eq!(creates[0]["filters"], creates[1]["filters"]);
@@ -454,7 +455,8 @@ async fn a_run_is_named_by_any_prefix_that_only_it_has() {
     let run = shop.run_job("report", DAY, &[]).await.expect(0).line();
     let id = text(&run["run_id"]);
     for twin in ["abcdef00-0000-4000-8000-000000000001", "abcdef00-0000-4000-8000-000000000002"] {
-        let copy = "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', $1::text, 'job', 'twin'))).*
+        let copy =
+            "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', $1::text, 'job', 'twin'))).*
                     FROM runs r WHERE job = 'report'";
         sqlx::query(copy).bind(twin).execute(&shop.pool).await.unwrap();
     }
@@ -480,7 +482,8 @@ async fn who_said_what_is_recorded() {
         command.env("REPORTD_USER", user);
         run(command)
     };
-    let made = by("asha", &["run-job", "report", "--window", DAY, "--no-wait", "--format", "json"]).await.expect(4).line();
+    let made =
+        by("asha", &["run-job", "report", "--window", DAY, "--no-wait", "--format", "json"]).await.expect(4).line();
     let id = text(&made["run_id"]);
     by("ben", &["cancel", id]).await.expect(0);
     by("chitra", &["retry", id]).await.expect(0);

@@ -75,7 +75,10 @@ async fn submitting(store: &RunStore, lease: &Lease) -> Uuid {
 const ILLEGAL: &[(&str, &str)] = &[
     ("instance_pkey", "INSERT INTO instance DEFAULT VALUES"),
     ("instance_has_one_row", "INSERT INTO instance (only_row) VALUES (false)"),
-    ("series_pkey", "INSERT INTO series (id, job, connection, vendor) OVERRIDING SYSTEM VALUE SELECT id, 'x', 'x', 'bik' FROM series"),
+    (
+        "series_pkey",
+        "INSERT INTO series (id, job, connection, vendor) OVERRIDING SYSTEM VALUE SELECT id, 'x', 'x', 'bik' FROM series",
+    ),
     ("series_name_once", "INSERT INTO series (job, connection, vendor) SELECT job, connection, vendor FROM series"),
     ("series_job_is_a_name", "UPDATE series SET job = '../etc'"),
     ("series_connection_is_a_name", "UPDATE series SET connection = 'North'"),
@@ -84,7 +87,10 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("connections_vendor_known", "UPDATE connections SET vendor = 'zendesk'"),
     ("connections_breaker_open_iff_reason", "UPDATE connections SET breaker_open = true"),
     ("connections_breaker_open_iff_reason", "UPDATE connections SET breaker_reason = 'left over'"),
-    ("connections_breaker_open_iff_reason", "UPDATE connections SET breaker_open = true, breaker_reason = 'x', breaker_opened_at = now()"),
+    (
+        "connections_breaker_open_iff_reason",
+        "UPDATE connections SET breaker_open = true, breaker_reason = 'x', breaker_opened_at = now()",
+    ),
     ("runs_pkey", "INSERT INTO runs SELECT * FROM runs WHERE job = 'f'"),
     ("runs_series_fkey", "UPDATE runs SET series_id = 0 WHERE job = 'q'"),
     ("runs_vendor_known", "UPDATE runs SET vendor = 'zendesk' WHERE job = 'q'"),
@@ -103,38 +109,77 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("runs_archived_has_a_revision", "UPDATE runs SET state = 'empty', finished_at = now() WHERE job = 'q'"),
     ("runs_lease_whole", "UPDATE runs SET lease_token = gen_random_uuid() WHERE job = 'q'"),
     ("runs_lease_whole", "UPDATE runs SET lease_until = now() WHERE job = 'q'"),
-    ("runs_only_workable_states_are_leased", "UPDATE runs SET lease_token = gen_random_uuid(), lease_until = now() WHERE job = 'f'"),
+    (
+        "runs_only_workable_states_are_leased",
+        "UPDATE runs SET lease_token = gen_random_uuid(), lease_until = now() WHERE job = 'f'",
+    ),
     ("runs_errors_since_iff_errors", "UPDATE runs SET errors = 1 WHERE job = 'q'"),
     ("runs_errors_since_iff_errors", "UPDATE runs SET errors_since = now() WHERE job = 'q'"),
     ("runs_counts_not_negative", "UPDATE runs SET claims = -1 WHERE job = 'q'"),
     ("runs_counts_not_negative", "UPDATE runs SET polls = -1 WHERE job = 'q'"),
     ("runs_counts_not_negative", "UPDATE runs SET polled_s = -1 WHERE job = 'q'"),
-    ("remote_tasks_pkey", "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"remote_id\": \"other\"}')).* FROM remote_tasks t"),
+    (
+        "remote_tasks_pkey",
+        "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"remote_id\": \"other\"}')).* FROM remote_tasks t",
+    ),
     ("remote_tasks_run_fkey", "UPDATE remote_tasks SET run_id = gen_random_uuid()"),
     ("remote_tasks_vendor_makes_tasks", "UPDATE remote_tasks SET vendor = 'livechat'"),
     ("remote_tasks_outcome_known", "UPDATE remote_tasks SET outcome = 'odd', remote_id = NULL, created_at = NULL"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET remote_id = NULL"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET outcome = 'unknown'"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET created_at = NULL"),
-    ("remote_tasks_remote_id_once", "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"attempt_id\": \"00000000-0000-0000-0000-000000000001\"}')).* FROM remote_tasks t"),
-    ("run_events_pkey", "INSERT INTO run_events (id, run_id, kind, who, detail) OVERRIDING SYSTEM VALUE SELECT id, run_id, kind, who, detail FROM run_events"),
-    ("run_events_run_fkey", "INSERT INTO run_events (run_id, kind, who, detail) VALUES (gen_random_uuid(), 'note', 'x', 'x')"),
-    ("run_events_detail_short", "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'note', 'x', repeat('x', 4001) FROM runs"),
-    ("revisions_pkey", "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', gen_random_uuid(), 'manifest_path', 'other'))).* FROM revisions r"),
-    ("revisions_series_fkey", "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('series_id', 0, 'run_id', gen_random_uuid(), 'manifest_path', 'other'))).* FROM revisions r"),
-    ("revisions_run_once", "INSERT INTO revisions SELECT (jsonb_populate_record(r, '{\"revision\": 2, \"manifest_path\": \"other\"}')).* FROM revisions r"),
-    ("revisions_manifest_once", "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('revision', 2, 'run_id', gen_random_uuid()))).* FROM revisions r"),
+    (
+        "remote_tasks_remote_id_once",
+        "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"attempt_id\": \"00000000-0000-0000-0000-000000000001\"}')).* FROM remote_tasks t",
+    ),
+    (
+        "run_events_pkey",
+        "INSERT INTO run_events (id, run_id, kind, who, detail) OVERRIDING SYSTEM VALUE SELECT id, run_id, kind, who, detail FROM run_events",
+    ),
+    (
+        "run_events_run_fkey",
+        "INSERT INTO run_events (run_id, kind, who, detail) VALUES (gen_random_uuid(), 'note', 'x', 'x')",
+    ),
+    (
+        "run_events_detail_short",
+        "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'note', 'x', repeat('x', 4001) FROM runs",
+    ),
+    (
+        "revisions_pkey",
+        "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('run_id', gen_random_uuid(), 'manifest_path', 'other'))).* FROM revisions r",
+    ),
+    (
+        "revisions_series_fkey",
+        "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('series_id', 0, 'run_id', gen_random_uuid(), 'manifest_path', 'other'))).* FROM revisions r",
+    ),
+    (
+        "revisions_run_once",
+        "INSERT INTO revisions SELECT (jsonb_populate_record(r, '{\"revision\": 2, \"manifest_path\": \"other\"}')).* FROM revisions r",
+    ),
+    (
+        "revisions_manifest_once",
+        "INSERT INTO revisions SELECT (jsonb_populate_record(r, jsonb_build_object('revision', 2, 'run_id', gen_random_uuid()))).* FROM revisions r",
+    ),
     ("revisions_count_from_one", "UPDATE revisions SET revision = 0"),
     ("revisions_state_known", "UPDATE revisions SET state = 'failed'"),
     ("revisions_window_not_empty", "UPDATE revisions SET window_end = window_start"),
     ("revisions_trigger_known", "UPDATE revisions SET trigger = 'whim'"),
-    ("artifacts_pkey", "INSERT INTO artifacts SELECT (jsonb_populate_record(a, '{\"path\": \"other\"}')).* FROM artifacts a"),
+    (
+        "artifacts_pkey",
+        "INSERT INTO artifacts SELECT (jsonb_populate_record(a, '{\"path\": \"other\"}')).* FROM artifacts a",
+    ),
     ("artifacts_revision_fkey", "UPDATE artifacts SET revision = 7"),
-    ("artifacts_path_once", "INSERT INTO artifacts SELECT (jsonb_populate_record(a, '{\"position\": 1}')).* FROM artifacts a"),
+    (
+        "artifacts_path_once",
+        "INSERT INTO artifacts SELECT (jsonb_populate_record(a, '{\"position\": 1}')).* FROM artifacts a",
+    ),
     ("artifacts_bytes_not_negative", "UPDATE artifacts SET bytes = -1"),
     ("artifacts_sha256_is_hex", "UPDATE artifacts SET sha256 = upper(sha256)"),
     // No constraint but a unique index, since it holds for some rows only.
-    ("runs_one_live_per_window", "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', gen_random_uuid()))).* FROM runs r WHERE job = 'q'"),
+    (
+        "runs_one_live_per_window",
+        "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', gen_random_uuid()))).* FROM runs r WHERE job = 'q'",
+    ),
 ];
 
 /// Legal rows for every table.
@@ -198,7 +243,11 @@ async fn every_constraint_refuses_the_row_it_is_there_for() {
     .await
     .unwrap();
     let tried: BTreeSet<&str> = ILLEGAL.iter().map(|(name, _)| *name).collect();
-    assert_eq!(named.iter().map(String::as_str).collect::<BTreeSet<_>>(), tried, "constraints that exist, and cases here");
+    assert_eq!(
+        named.iter().map(String::as_str).collect::<BTreeSet<_>>(),
+        tried,
+        "constraints that exist, and cases here"
+    );
     for (name, sql) in ILLEGAL {
         // A statement that fails changes nothing, so the next one finds the same legal rows.
         match sqlx::query(AssertSqlSafe(*sql)).execute(&shop.pool).await {
@@ -217,23 +266,24 @@ async fn the_history_of_a_run_cannot_be_rewritten() {
     assert!(rewritten.unwrap_err().to_string().contains("append-only"));
 }
 
-/// What a worker writes under its lease.
-type Write = for<'a> fn(&'a RunStore, &'a Claimed) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
+/// What a write is going to say.
+type Written<'a> = Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>>;
 
-fn later_of(event: Event) -> impl for<'a> Fn(&'a RunStore, &'a Claimed) -> Pin<Box<dyn Future<Output = Result<(), StoreError>> + Send + 'a>> {
-    move |store, claimed| {
-        Box::pin(async move {
-            let later = Later { after: Duration::ZERO, note: "later", error: true, kind: Some("retry") };
-            store.later(&claimed.lease, event, &later, Some(Outcome::Unknown)).await
-        })
-    }
+/// What a worker writes under its lease.
+type Write = for<'a> fn(&'a RunStore, &'a Claimed) -> Written<'a>;
+
+fn later<'a>(store: &'a RunStore, claimed: &'a Claimed, event: Event) -> Written<'a> {
+    Box::pin(async move {
+        let later = Later { after: Duration::ZERO, note: "later", error: true, kind: Some("retry") };
+        store.later(&claimed.lease, event, &later, Some(Outcome::Unknown)).await
+    })
 }
 
 /// Every fenced write of the store, with the state it starts from.
 const WRITES: &[(&str, State, Write)] = &[
-    ("later", State::Queued, |store, claimed| later_of(Event::Requeue)(store, claimed)),
-    ("later", State::Submitting, |store, claimed| later_of(Event::Requeue)(store, claimed)),
-    ("later", State::Waiting, |store, claimed| later_of(Event::Poll)(store, claimed)),
+    ("later", State::Queued, |store, claimed| later(store, claimed, Event::Requeue)),
+    ("later", State::Submitting, |store, claimed| later(store, claimed, Event::Requeue)),
+    ("later", State::Waiting, |store, claimed| later(store, claimed, Event::Poll)),
     ("polled", State::Waiting, |store, claimed| {
         Box::pin(async { store.polled(&claimed.lease, &seen("RUNNING"), Duration::ZERO, Duration::ZERO).await })
     }),
@@ -254,7 +304,10 @@ const WRITES: &[(&str, State, Write)] = &[
     ("hold", State::Submitting, |store, claimed| Box::pin(store.hold(&claimed.lease, "unknown"))),
     ("intend", State::Queued, |store, claimed| {
         Box::pin(async {
-            store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, true).await.map(|a| assert_eq!(a, Admission::Now))
+            store
+                .intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, true)
+                .await
+                .map(|a| assert_eq!(a, Admission::Now))
         })
     }),
     ("take_revision", State::Waiting, |store, claimed| {
@@ -384,7 +437,11 @@ async fn a_ticket_is_recorded_by_its_attempt_whatever_became_of_the_lease() {
         assert_eq!(run.ticket.is_some(), waits, "{became}");
         assert_eq!(run.failure_class, None, "{became}");
         let tasks = store.tasks(run.id).await.unwrap();
-        assert_eq!((tasks[0].outcome.as_str(), tasks[0].remote_id.as_deref()), ("created", Some(id.as_str())), "{became}");
+        assert_eq!(
+            (tasks[0].outcome.as_str(), tasks[0].remote_id.as_deref()),
+            ("created", Some(id.as_str())),
+            "{became}"
+        );
         // The account's limit must not be what the next one meets.
         if !run.state.is_terminal() {
             store.cancel(&run).await.unwrap();
@@ -469,7 +526,8 @@ async fn fill_tables(shop: &Shop) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
-    const READ: &str = "SELECT COALESCE(sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)), 0)::bigint FROM pg_stat_user_tables
+    const READ: &str =
+        "SELECT COALESCE(sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)), 0)::bigint FROM pg_stat_user_tables
                         WHERE relname IN ('runs', 'revisions', 'artifacts', 'run_events', 'remote_tasks')";
     const USED: &str = "SELECT COALESCE(sum(idx_scan), 0)::bigint FROM pg_stat_user_indexes
                         WHERE relname IN ('runs', 'revisions', 'artifacts', 'run_events', 'remote_tasks')";
@@ -479,7 +537,8 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
     until("the statistics of filling", || async { shop.count(READ).await > 190_000 }).await;
     let series = shop.count("SELECT id FROM series WHERE job = 'job-7'").await;
     let id: Uuid = shop.one("SELECT id FROM runs WHERE job = 'job-7' AND state = 'queued'").await;
-    let of_series = Filter { job: Some("job-7".into()), connection: Some("north".into()), limit: 20, ..Filter::default() };
+    let of_series =
+        Filter { job: Some("job-7".into()), connection: Some("north".into()), limit: 20, ..Filter::default() };
     let of_old_series = Filter { job: Some("job-100".into()), ..of_series.clone() };
     let of_job = Filter { connection: None, ..of_old_series.clone() };
     let held = Filter { state: Some(State::Held), limit: 20, ..Filter::default() };
@@ -513,7 +572,10 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
                 "claim" => {
                     let claimed = store.claim(id, &IDENTITY).await.unwrap().unwrap();
                     store.renew(&[claimed.lease.token]).await.unwrap();
-                    assert_eq!(store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, false).await.unwrap(), Admission::Now);
+                    assert_eq!(
+                        store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, false).await.unwrap(),
+                        Admission::Now
+                    );
                     let later = Later { after: Duration::ZERO, note: "later", error: false, kind: None };
                     store.later(&claimed.lease, Event::Requeue, &later, None).await.unwrap();
                 }
@@ -561,7 +623,11 @@ async fn an_unmigrated_database_is_refused_and_the_message_names_the_command() {
     let refused = shop.run_job("report", DAY, &[]).await.expect(2);
     assert!(refused.says("reportd migrate").stdout.is_empty());
     shop.run(&["migrate", "--check"]).await.expect(1);
-    assert_eq!(shop.count("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await, 0, "nothing was changed");
+    assert_eq!(
+        shop.count("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await,
+        0,
+        "nothing was changed"
+    );
     shop.run(&["migrate"]).await.expect(0);
     shop.run(&["migrate", "--check"]).await.expect(0);
     shop.run_job("report", DAY, &[]).await.expect(0);

@@ -23,8 +23,7 @@ pub const BIK: &str = "bik: { reportType: Helpdesk, reportName: Agent Engagement
 /// A LiveChat report, which is the answer itself.
 pub const LIVECHAT: &str = "livechat: { report: chats/ratings, distribution: day }\n";
 /// A JAICP report, which is a task.
-pub const JAICP: &str =
-    "jaicp:\n  report: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n  settings: { fileType: CSV }\n";
+pub const JAICP: &str = "jaicp:\n  report: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n  settings: { fileType: CSV }\n";
 /// A JAICP query, which is paged.
 pub const QUERY: &str = "jaicp:\n  query: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n";
 
@@ -39,14 +38,11 @@ pub const LEASES: Duration = Duration::from_secs(125);
 const LIMIT: Duration = Duration::from_secs(40);
 
 /// Waits until it is so; fails the test when it never is.
-#[track_caller]
-pub fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) -> impl Future<Output = ()> {
-    async move {
-        let start = Instant::now();
-        while !is().await {
-            assert!(start.elapsed() < LIMIT, "waited in vain: {what}");
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
+pub async fn until<F: Future<Output = bool>>(what: &str, mut is: impl FnMut() -> F) {
+    let start = Instant::now();
+    while !is().await {
+        assert!(start.elapsed() < LIMIT, "waited in vain: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
