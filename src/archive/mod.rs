@@ -132,10 +132,11 @@ impl Archive {
             .with_fsync(true);
         let id = match read_identity(&store).await? {
             Some(id) => id,
-            None if create => {
-                refuse_foreign(&root)?;
-                make_identity(&store).await?
-            }
+            None if create => match refuse_foreign(&root) {
+                Ok(()) => make_identity(&store).await?,
+                // What looks foreign may be the first report of a process that made this archive a moment ago.
+                Err(foreign) => read_identity(&store).await?.ok_or(foreign)?,
+            },
             None => {
                 let missing =
                     std::io::Error::new(std::io::ErrorKind::NotFound, "it has no reportd.json: not an archive");
@@ -291,10 +292,12 @@ async fn make_identity(store: &LocalFileSystem) -> Result<Uuid, ArchiveError> {
 /// A folder that already holds somebody's files is not turned into an archive.
 fn refuse_foreign(root: &Path) -> Result<(), ArchiveError> {
     let fail = |source| ArchiveError::Folder { what: "look into", path: root.to_owned(), source };
-    let foreign = std::fs::read_dir(root)
-        .map_err(fail)?
-        .flatten()
-        .find(|entry| !entry.file_name().to_string_lossy().starts_with('.') && entry.file_name() != IDENTITY);
+    let foreign = std::fs::read_dir(root).map_err(fail)?.flatten().find(|entry| {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        // `reportd.json#1` is one on its way in: another process makes this archive now, or died while it did.
+        !name.starts_with('.') && !name.starts_with(IDENTITY)
+    });
     match foreign {
         None => Ok(()),
         Some(entry) => Err(ArchiveError::Folder {

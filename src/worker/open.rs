@@ -56,18 +56,21 @@ pub enum Opening {
 impl Worker {
     /// Makes sure that archive and database know each other; bonds them when both are new.
     pub async fn check_bond(&self) -> Result<(), OpenError> {
-        let instance = self.store.instance().await?;
-        match instance.archive_id {
-            Some(id) if id == self.archive.id() => Ok(()),
-            Some(_) => Err(OpenError::Strangers(format!(
-                "the database belongs to another archive than the one in {}",
-                self.archive.root().display()
-            ))),
-            None if self.archive.manifest_keys().await?.is_empty() => {
-                Ok(self.store.bond(self.archive.id(), false).await?)
+        if self.store.instance().await?.archive_id.is_none() {
+            if self.archive.manifest_keys().await?.is_empty() {
+                self.store.bond(self.archive.id(), false).await?;
+            } else if self.store.instance().await?.archive_id.is_none() {
+                return Err(OpenError::Strangers(format!(
+                    "the archive in {} holds revisions, and the database knows none",
+                    self.archive.root().display()
+                )));
             }
-            None => Err(OpenError::Strangers(format!(
-                "the archive in {} holds revisions, and the database knows none",
+        }
+        // Asked again, because another process may have bonded the database meanwhile.
+        match self.store.instance().await?.archive_id {
+            Some(id) if id == self.archive.id() => Ok(()),
+            _ => Err(OpenError::Strangers(format!(
+                "the database belongs to another archive than the one in {}",
                 self.archive.root().display()
             ))),
         }

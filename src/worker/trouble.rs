@@ -176,6 +176,10 @@ impl Worker {
         };
         let later = Later { after, note: &note, error: false, blocked: person.is_some(), kind: None };
         self.store.later(&hand.claimed.lease, event, &later, None).await?;
+        if person.is_some() {
+            // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.
+            self.store.wake_if_breaker_lets(hand.run().id, &hand.secrets.fingerprint).await?;
+        }
         Ok(person.map_or(Stepped::Moved, Stepped::NeedsPerson))
     }
 

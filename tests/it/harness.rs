@@ -49,6 +49,18 @@ async fn cluster() -> PgConnectOptions {
         .clone()
 }
 
+/// A new empty database on the tests' cluster: a pool on it, and its URL.
+pub async fn database() -> (PgPool, String) {
+    let connect = cluster().await;
+    let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+    let mut admin = sqlx::PgConnection::connect_with(&connect.clone().disable_statement_logging()).await.unwrap();
+    sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
+    admin.close().await.unwrap();
+    let connect = connect.database(&name);
+    let pool = PgPoolOptions::new().max_connections(3).connect_with(connect.clone()).await.unwrap();
+    (pool, connect.to_url_lossy().to_string())
+}
+
 fn path() -> Option<std::ffi::OsString> {
     std::env::vars_os().find(|(k, _)| k == "PATH").map(|(_, v)| v)
 }
@@ -104,20 +116,20 @@ impl Shop {
 
     /// The same with more lines under `north:` (four spaces deep) or whole further sections.
     pub async fn with(more: &str) -> Shop {
+        let shop = Shop::unmigrated(more).await;
+        shop.reportd(&["migrate"]).expect(0);
+        shop
+    }
+
+    /// The same with a database that nobody has migrated yet.
+    pub async fn unmigrated(more: &str) -> Shop {
         let clock = Arc::new(|| chrono::DateTime::<chrono::Utc>::from(std::time::UNIX_EPOCH + since_epoch()));
         let sandbox = Sandbox::start(Options::quick(clock)).await.unwrap();
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("jobs")).unwrap();
-        let connect = cluster().await;
-        let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
-        let mut admin = sqlx::PgConnection::connect_with(&connect.clone().disable_statement_logging()).await.unwrap();
-        sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
-        admin.close().await.unwrap();
-        let connect = connect.database(&name);
-        let pool = PgPoolOptions::new().max_connections(3).connect_with(connect.clone()).await.unwrap();
-        let shop = Shop { folder, sandbox, pool, database_url: connect.to_url_lossy().to_string() };
+        let (pool, database_url) = database().await;
+        let shop = Shop { folder, sandbox, pool, database_url };
         shop.config(more);
-        shop.reportd(&["migrate"]).expect(0);
         shop
     }
 
@@ -212,7 +224,7 @@ pub async fn run(mut command: Command) -> Ran {
     tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()
 }
 
-fn since_epoch() -> Duration {
+pub fn since_epoch() -> Duration {
     #[expect(clippy::disallowed_methods, reason = "the sandbox's clock is the machine's")]
     std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap()
 }

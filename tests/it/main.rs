@@ -1,7 +1,13 @@
 //! The integration tests: the real program, a real PostgreSQL, real HTTP on loopback, real files, processes that are killed.
 
 #[cfg(test)]
+mod archive;
+#[cfg(test)]
 mod bik;
+#[cfg(test)]
+mod contract;
+#[cfg(test)]
+mod crash;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
@@ -13,6 +19,8 @@ mod jaicp;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod life;
+#[cfg(test)]
 mod livechat;
 #[cfg(test)]
 mod readme;
@@ -23,6 +31,10 @@ mod secrets;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
+mod store;
+#[cfg(test)]
 mod tidy;
 #[cfg(test)]
 mod vendors;
+#[cfg(test)]
+mod verbs;

@@ -279,6 +279,23 @@ impl RunStore {
         .map_err(doing("close a breaker"))?;
         Ok(done.rows_affected() > 0)
     }
+
+    /// Lets a run that waits for a breaker go on at once if that is closed by now, or if `secret` is another one than the
+    /// vendor refused.
+    pub async fn wake_if_breaker_lets(&self, run: Uuid, secret: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
+             WHERE runs.id = $1 AND c.connection = runs.connection AND c.vendor = runs.vendor
+               AND runs.blocked AND runs.lease_token IS NULL
+               AND (NOT c.breaker_open OR c.breaker_secret IS DISTINCT FROM $2)",
+        )
+        .bind(run)
+        .bind(secret)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("look whether a breaker still holds a run"))?;
+        Ok(())
+    }
 }
 
 /// Locks the account's row, making it first when it is new.
