@@ -30,7 +30,8 @@ fn status_of(error_type: &str) -> Option<u16> {
         | "not_found" => 400,
         "too_many_requests" => 429,
         "request_timeout" => 504,
-        "service_unavailable" => 502,
+        // 503, so that a Retry-After is kept; without one it is unclear like any 5xx.
+        "service_unavailable" => 503,
         "internal" => 500,
         _ => return None,
     })
