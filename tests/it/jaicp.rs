@@ -64,10 +64,12 @@ async fn every_background_report_is_archived_as_the_very_bytes_that_were_sent() 
     assert_eq!(times(&of("messages").json()), day_one);
 }
 
+/// Status word, rows written, rows to write.
+type Row = (Option<String>, Option<i64>, Option<i64>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_and_the_vendors_own_words_are_kept_in_remote_tasks() {
     let polls = AtomicUsize::new(0);
-    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let script = Script::start(move |asked: &Asked| {
         if asked.is("POST") {
             return answer(&json!({ "taskId": "t-7", "status": "CREATED", "accountId": 1 }));
@@ -77,8 +79,12 @@ async fn progress_and_the_vendors_own_words_are_kept_in_remote_tasks() {
         }
         match polls.fetch_add(1, Ordering::SeqCst) {
             0 => answer(&json!({ "taskId": "t-7", "status": "STARTED" })),
-            n @ 1..4 => answer(&json!({ "taskId": "t-7", "status": "STARTED", "writeCount": n * 10, "totalCount": 40 })),
-            _ => answer(&json!({ "taskId": "t-7", "status": "COMPLETED", "writeCount": 40, "totalCount": 40, "fileUrl": "file" })),
+            n @ 1..4 => {
+                answer(&json!({ "taskId": "t-7", "status": "STARTED", "writeCount": n * 10, "totalCount": 40 }))
+            }
+            _ => answer(
+                &json!({ "taskId": "t-7", "status": "COMPLETED", "writeCount": 40, "totalCount": 40, "fileUrl": "file" }),
+            ),
         }
     });
     let shop = shop().await;
@@ -95,13 +101,10 @@ async fn progress_and_the_vendors_own_words_are_kept_in_remote_tasks() {
     }
     let run = shop.job_ends(&["messages"], 0).await;
     assert_eq!((run["ticket"].as_str(), run["state"].as_str()), (Some("t-7"), Some("archived")));
-    type Row = (Option<String>, Option<i64>, Option<i64>);
-    let rows: Vec<Row> = sqlx::query_as("SELECT status_word, written, total FROM witness ORDER BY n")
+    let mut rows: Vec<Row> = sqlx::query_as("SELECT status_word, written, total FROM witness ORDER BY n")
         .fetch_all(&shop.pool)
         .await
         .unwrap();
-    seen.lock().unwrap().extend(rows);
-    let mut rows = seen.lock().unwrap().clone();
     rows.dedup();
     let row = |word: &str, written: Option<i64>| (Some(word.to_owned()), written, written.map(|_| 40));
     assert_eq!(
@@ -167,8 +170,9 @@ async fn queries_are_fetched_page_by_page_and_gathered_in_one_file_of_rows() {
         ("messages", "MESSAGE_TIME", "messageId"),
         ("clients", "CLIENT_JOIN_TIME", "clientId"),
     ] {
-        let yaml =
-            format!("window: previous_week\njaicp: {{ query: {query}, filters: [{{ key: {key}, type: DATE_TIME_RANGE }}] }}\n");
+        let yaml = format!(
+            "window: previous_week\njaicp: {{ query: {query}, filters: [{{ key: {key}, type: DATE_TIME_RANGE }}] }}\n"
+        );
         shop.job(query, &yaml);
         let run = shop.job_ends(&[query, "--at", &noon(20)], 0).await;
         let mut files = shop.files(&run);
@@ -212,7 +216,8 @@ async fn sessions_with_messages_bring_every_page_of_every_session_by_get_or_post
         assert!(asked.iter().all(|r| r.method == method), "{method}");
         let (mut messages, mut pages) = (Vec::new(), 0);
         for (n, session) in sessions.iter().enumerate() {
-            let of_session: Vec<_> = asked.iter().filter(|r| r.path.contains(&format!("sessionId={session}&"))).collect();
+            let of_session: Vec<_> =
+                asked.iter().filter(|r| r.path.contains(&format!("sessionId={session}&"))).collect();
             for (page, request) in of_session.iter().enumerate() {
                 let bytes = of(&format!("session-{:06}-page-{:04}.json", n + 1, page + 1));
                 assert!(*bytes == shop.again(request).await);
@@ -234,7 +239,10 @@ async fn sessions_with_messages_bring_every_page_of_every_session_by_get_or_post
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_without_rows_is_empty_and_one_with_too_many_pages_fails() {
     let shop = Shop::hurried().await;
-    shop.job("clients", "window: yesterday\njaicp: { query: clients, filters: [{ key: CLIENT_JOIN_TIME, type: DATE_TIME_RANGE }] }\n");
+    shop.job(
+        "clients",
+        "window: yesterday\njaicp: { query: clients, filters: [{ key: CLIENT_JOIN_TIME, type: DATE_TIME_RANGE }] }\n",
+    );
     shop.fault("jaicp.query=no-rows:1");
     let run = shop.job_ends(&["clients", "--at", &noon(1)], 0).await;
     assert_eq!(run["state"], "empty", "{run}");
@@ -253,10 +261,14 @@ async fn rows_that_move_between_pages_are_noted() {
     };
     let script = Script::start(crate::vendors::in_turn(vec![page(&["a", "b"], 4), page(&["b"], 4), page(&[], 4)]));
     let shop = Shop::hurried().await;
-    shop.job("clients", "window: yesterday\njaicp: { query: clients, filters: [{ key: CLIENT_JOIN_TIME, type: DATE_TIME_RANGE }] }\n");
+    shop.job(
+        "clients",
+        "window: yesterday\njaicp: { query: clients, filters: [{ key: CLIENT_JOIN_TIME, type: DATE_TIME_RANGE }] }\n",
+    );
     shop.accounts(&[("jaicp", "base_url", &script.base("/x")), ("jaicp", "page_size", "2")]);
     let run = shop.job_ends(&["clients"], 0).await;
-    let notes: Vec<_> = shop.events(&run).await.into_iter().filter(|(kind, _)| kind == "note").map(|(_, d)| d).collect();
+    let notes: Vec<_> =
+        shop.events(&run).await.into_iter().filter(|(kind, _)| kind == "note").map(|(_, d)| d).collect();
     assert_eq!(notes.len(), 2, "{notes:?}");
     assert!(notes[0].contains("two pages") && notes[1].contains("3 rows came, and JAICP counts 4"), "{notes:?}");
 }
@@ -278,7 +290,10 @@ async fn a_lost_create_is_sent_again_and_archived_once() {
     assert_eq!((run["ticket"].as_str(), run["revision"].as_i64()), (Some("t-2"), Some(1)), "{run}");
     assert_eq!(shop.sandbox.creates(Vendor::Jaicp), 2);
     assert_eq!((shop.asked("download").len(), shop.files(&run).len()), (1, 1));
-    assert!(shop.asked("task").iter().all(|r| r.path.ends_with("t-2")), "the lost task may be a colleague's: left alone");
+    assert!(
+        shop.asked("task").iter().all(|r| r.path.ends_with("t-2")),
+        "the lost task may be a colleague's: left alone"
+    );
     assert_eq!(shop.one::<i64>("SELECT count(*) FROM revisions").await, 1);
     let outcomes: Vec<String> = sqlx::query_scalar("SELECT outcome FROM remote_tasks ORDER BY intended_at")
         .fetch_all(&shop.pool)

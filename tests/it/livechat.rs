@@ -186,7 +186,8 @@ async fn an_error_of_an_unknown_type_is_decided_by_its_status_and_is_never_a_rep
 #[tokio::test(flavor = "multi_thread")]
 async fn a_misdirected_request_names_the_region_to_set() {
     let shop = shop().await;
-    let body = json!({ "error": { "type": "misdirected_request", "message": "Wrong region", "data": { "region": "fra" } } });
+    let body =
+        json!({ "error": { "type": "misdirected_request", "message": "Wrong region", "data": { "region": "fra" } } });
     let script = Script::start(move |_| http(421, "", body.to_string()));
     shop.accounts(&[("livechat", "base_url", &script.base(""))]);
     let run = shop.job_ends(&["ratings"], 1).await;
@@ -199,9 +200,8 @@ async fn a_refusal_is_not_repeated_and_trouble_is_until_it_ends() {
     shop.fault("livechat.report=400:1");
     let run = shop.job_ends(&["ratings", "--at", &noon(1)], 1).await;
     assert_eq!((run["failure"]["class"].as_str(), shop.asked("report").len()), (Some("refused"), 1));
-    for (day, (fault, creates)) in [("500:3", 1), ("lost:3", 4), ("reset:3", 1), ("truncated:3", 4), ("garbage:3", 4)]
-        .into_iter()
-        .enumerate()
+    for (day, (fault, creates)) in
+        [("500:3", 1), ("lost:3", 4), ("reset:3", 1), ("truncated:3", 4), ("garbage:3", 4)].into_iter().enumerate()
     {
         let before = (shop.asked("report").len(), shop.sandbox.creates(Vendor::LiveChat));
         shop.fault(&format!("livechat.report={fault}"));
@@ -232,7 +232,8 @@ async fn lifecycle_headers_and_a_foreign_zone_become_notes_of_the_run() {
     let script = Script::start(move |_| both.clone());
     shop.accounts(&[("livechat", "base_url", &script.base(""))]);
     let run = shop.job_ends(&["ratings", "--at", &noon(5)], 0).await;
-    let notes: Vec<_> = shop.events(&run).await.into_iter().filter(|(kind, _)| kind == "note").map(|(_, d)| d).collect();
+    let notes: Vec<_> =
+        shop.events(&run).await.into_iter().filter(|(kind, _)| kind == "note").map(|(_, d)| d).collect();
     assert_eq!(notes.len(), 3, "{notes:?}");
     for words in ["legacy 2027-01-01", "deprecation 2027-06-01", "America/New_York"] {
         assert!(notes.iter().any(|note| note.contains(words)), "{words}: {notes:?}");

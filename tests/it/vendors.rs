@@ -14,17 +14,16 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Ran, Shop};
 
-/// A BIK job; `{}` of DAILY jobs stands for the vendor's block.
-pub const ENGAGEMENT: &str =
-    "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [\"{var.owner}\", lead@north.example] }\n";
+/// A BIK job.
+pub const ENGAGEMENT: &str = "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [\"{var.owner}\", lead@north.example] }\n";
 /// A LiveChat job.
 pub const RATINGS: &str = "window: yesterday\nlivechat: { report: chats/ratings, distribution: day }\n";
 /// A JAICP background report.
 pub const MESSAGES: &str = "window: yesterday\njaicp:\n  report: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n  \
      settings: { fileType: CSV }\n";
 
-/// Shows that a run waits no longer than this for anything outside itself.
-pub const SOON: Duration = Duration::from_secs(30);
+/// Longest wait for something that another process does.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Local noon of the 2nd, 3rd … of January 2026: each gives `yesterday` another day, so another window.
 pub fn noon(day: usize) -> String {
@@ -166,7 +165,7 @@ pub struct Asked {
     pub line: String,
     /// The whole head, names in lower case.
     pub head: String,
-    /// The body.
+    /// The body, as text.
     pub body: String,
 }
 
@@ -180,17 +179,13 @@ impl Asked {
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
     }
-
-    /// The body as JSON, or null.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_default()
-    }
 }
 
 /// The bytes of an HTTP answer with the right length.
 pub fn http(status: u16, headers: &str, body: impl AsRef<[u8]>) -> Vec<u8> {
     let body = body.as_ref();
-    let head = format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status} Said\r\ncontent-length: {}\r\nconnection: close\r\n{headers}\r\n", body.len());
     [head.as_bytes(), body].concat()
 }
 
@@ -212,7 +207,7 @@ pub struct Script {
 
 /// A port that is ours and either listens or refuses.
 enum Door {
-    Open(#[expect(dead_code, reason = "serves until it is dropped")] AbortOnDropHandle<()>),
+    Open(AbortOnDropHandle<()>),
     Shut(TcpSocket),
 }
 
@@ -289,8 +284,7 @@ async fn converse(mut stream: TcpStream, asked: &Mutex<Vec<Asked>>, play: &Play)
         }
     };
     let head = String::from_utf8_lossy(&bytes[..end]).into_owned();
-    let mut request =
-        Asked { line: head.lines().next().unwrap_or_default().to_owned(), head, body: String::new() };
+    let mut request = Asked { line: head.lines().next().unwrap_or_default().to_owned(), head, body: String::new() };
     let length: usize = request.header("content-length").map_or(0, |text| text.trim().parse().unwrap());
     while bytes.len() < end + 4 + length {
         if stream.read_buf(&mut bytes).await? == 0 {
