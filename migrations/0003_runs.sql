@@ -19,7 +19,8 @@ CREATE TABLE runs (
     -- The instant the schedule named, or the one given with --at.
     fire_at        timestamptz NOT NULL,
     -- All that the run asks for, frozen: src/request/mod.rs Request.
-    request        jsonb NOT NULL,
+    -- (json, not jsonb: keys keep their order, so what is sent is byte for byte what was shown)
+    request        json NOT NULL,
     -- Workers whose connection has another base URL or account do not touch the run: a rehearsal never reaches the vendor.
     base_url       text NOT NULL,
     account        text NOT NULL,
@@ -47,6 +48,8 @@ CREATE TABLE runs (
     errors_since   timestamptz,
     -- What it waits for, for people.
     note           text,
+    -- It goes on only after a person did something: a breaker is open, a host is not allowed, a secret is missing.
+    blocked        boolean NOT NULL DEFAULT false,
     failure_class  text,
     failure        text,
     finished_at    timestamptz,
@@ -68,6 +71,7 @@ CREATE TABLE runs (
     CONSTRAINT runs_lease_whole CHECK ((lease_token IS NULL) = (lease_until IS NULL)),
     CONSTRAINT runs_only_workable_states_are_leased
         CHECK (lease_token IS NULL OR state IN ('queued', 'submitting', 'waiting')),
+    CONSTRAINT runs_only_workable_states_are_blocked CHECK (NOT blocked OR state IN ('queued', 'waiting')),
     CONSTRAINT runs_errors_since_iff_errors CHECK ((errors > 0) = (errors_since IS NOT NULL)),
     CONSTRAINT runs_counts_not_negative CHECK (claims >= 0 AND polls >= 0 AND polled_s >= 0 AND errors >= 0)
 );

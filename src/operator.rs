@@ -94,20 +94,21 @@ pub async fn resolve_file(worker: &Worker, run: &Run, path: &Path) -> Result<(),
         Shape::LivechatReport { .. } | Shape::JaicpQuery { .. } => ("report.json", Expect::Json),
     };
     let file = spool_file(worker, path, name, expect).await?;
+    let empty = file.has_rows == Some(false);
     let now = worker.store.now().await?;
     let facts = Facts {
         run,
         request: &request,
         lease: None,
         attempt: uuid::Uuid::new_v4(),
-        empty: false,
+        empty,
         vendor_status: None,
         requested_at: run.created_at,
         received_at: now,
         handed_in_by: Some(worker.store.signed().to_owned()),
     };
     match worker.archive_report(&facts, vec![file]).await {
-        Ok(_) => Ok(()),
+        Ok(_) => Ok(worker.store.event(run.id, "resolved", "an operator handed the report's file in").await?),
         Err(NotStored::Store(StoreError::LeaseLost)) => {
             Err(OperatorError::Refused(format!("run {} is not held any more", run.id)))
         }

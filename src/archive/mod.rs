@@ -144,7 +144,8 @@ impl Archive {
             }
         };
         let folder = root.join(".spool");
-        let spool = if create { Spool::open(&folder).map_err(ArchiveError::Spool)? } else { Spool::at(&folder) };
+        // Who only reads must be able to read an archive on a disk that nothing can be written to.
+        let spool = if create { Spool::open(&folder).map_err(ArchiveError::Spool)? } else { Spool::unopened(&folder) };
         Ok(Archive { root, store: Arc::new(store), id, spool })
     }
 

@@ -119,8 +119,8 @@ impl Spool {
         Ok(Spool { folder: folder.to_owned() })
     }
 
-    /// The spool in `folder` for one who only reads the archive: nothing is made or swept.
-    pub fn at(folder: &Path) -> Spool {
+    /// The spool in `folder`, for those who will write nothing: the folder is neither made nor swept.
+    pub fn unopened(folder: &Path) -> Spool {
         Spool { folder: folder.to_owned() }
     }
 

@@ -1,5 +1,7 @@
 //! `reportd archive`.
 
+use std::path::PathBuf;
+
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
@@ -17,7 +19,10 @@ pub(super) struct ArchiveCommand {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Check every byte against its manifest; needs no database
-    Verify,
+    Verify {
+        /// The archive's folder [default: the config's]
+        folder: Option<PathBuf>,
+    },
     /// Read every manifest into the database; fetches nothing and changes nothing in the archive
     Rebuild,
 }
@@ -32,8 +37,11 @@ struct Rebuilt {
 impl ArchiveCommand {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
         let settings = cx.settings()?;
-        match self.verb {
-            Verb::Verify => verify(cx, &Archive::open(&settings.archive, false).await?).await,
+        match &self.verb {
+            Verb::Verify { folder } => {
+                let folder = folder.as_ref().unwrap_or(&settings.archive);
+                verify(cx, &Archive::open(folder, false).await?).await
+            }
             Verb::Rebuild => {
                 // Before the database: a folder that is no archive must not be made one here.
                 Archive::open(&settings.archive, false).await?;

@@ -61,16 +61,17 @@ impl Connections {
         let app = cx.app(&settings).await?;
         let result = match &self.verb {
             None => list(cx, &app, &settings).await,
-            Some(Verb::Close(named)) => set(&app, &settings, named, false).await,
-            Some(Verb::Open(named)) => set(&app, &settings, named, true).await,
+            Some(Verb::Close(named)) => set(cx, &app, &settings, named, false).await,
+            Some(Verb::Open(named)) => set(cx, &app, &settings, named, true).await,
         };
         app.close().await;
         result
     }
 }
 
-async fn set(app: &App, settings: &Settings, named: &Name, open: bool) -> Result<Exit, Failure> {
+async fn set(cx: &Cx, app: &App, settings: &Settings, named: &Name, open: bool) -> Result<Exit, Failure> {
     let store = &app.worker.store;
+    let mut told = Vec::new();
     let Some(connection) = crate::job::connection(&settings.connections, &named.name) else { return Ok(Exit::Usage) };
     for vendor in Vendor::ALL {
         let Some(limits) = connection.limits(vendor).filter(|_| named.vendor.is_none_or(|v| v == vendor)) else {
@@ -88,11 +89,18 @@ async fn set(app: &App, settings: &Settings, named: &Name, open: bool) -> Result
                 secret: secret.as_ref().map_or("", |s| &s.fingerprint),
             };
             store.open_breaker(&permit, &reason).await?;
-            say(&format!("{name} {vendor}: open; its runs wait"));
+            told.push(format!("{name} {vendor}: open; its runs wait"));
         } else {
             let was = store.close_breaker(name, vendor.as_str()).await?;
-            say(&format!("{name} {vendor}: {}", if was { "closed; its runs go on" } else { "was closed already" }));
+            let word = if was { "closed; its runs go on" } else { "was closed already" };
+            told.push(format!("{name} {vendor}: {word}"));
         }
+    }
+    if cx.json() {
+        return list(cx, app, settings).await;
+    }
+    for line in told {
+        say(&line);
     }
     Ok(Exit::Done)
 }

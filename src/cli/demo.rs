@@ -157,7 +157,7 @@ fn show(cx: &Cx, app: &App, rehearsal: &Rehearsal, outcomes: &[Outcome]) {
     say(&format!(
         "\nThe vendors were simulated: the numbers in these files are made up, and their manifests say so (\"simulated\": true). The simulated BIK \"sent\" {mails} mails."
     ));
-    say("To check every byte again: reportd archive verify, with `archive: .reportd/demo/archive` in the config.");
+    say("To check every byte again: reportd archive verify .reportd/demo/archive");
     say("To fetch real reports, set the credentials you have, and run one job:");
     say("  BIK        export BIK_API_KEY=… BIK_API_SECRET=…      (or BIK_AUTH_TOKEN)");
     say("  LiveChat   export LIVECHAT_TOKEN=account_id:token     (LIVECHAT_AUTH=bearer for OAuth)");

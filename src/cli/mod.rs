@@ -1,7 +1,7 @@
 //! The command line: one short file a command, printing only; what the commands do lives below.
 //!
 //! Results go to stdout, logs and progress to stderr. With `--format json` stdout holds one JSON object a line and nothing
-//! else. Exit codes are a contract (DESIGN 3): see [`Exit`].
+//! else. Exit codes are a contract (DESIGN 3): see `Exit`.
 
 mod archive;
 mod connections;
@@ -297,7 +297,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { Exit::Usage.code() });
         }
     };
-    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "warn,reportd=warn");
+    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "error");
     // Fails only when a provider was installed before, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

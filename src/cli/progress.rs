@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::sync::{Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 
@@ -23,7 +23,11 @@ pub(super) struct Board {
 struct Line {
     bar: Option<ProgressBar>,
     said: String,
+    said_at: Instant,
 }
+
+/// How far a long step has come is told in a log this often.
+const TELL_EVERY: Duration = Duration::from_secs(5);
 
 impl Board {
     /// A board on stderr; `live` lines only where that is a terminal.
@@ -63,14 +67,16 @@ impl Board {
                 bar
             }),
             said: String::new(),
+            said_at: Instant::now(),
         });
         match &line.bar {
             Some(bar) if ended => bar.finish_with_message(text),
             Some(bar) => bar.set_message(text),
             // Lines in a log say each change once; bytes of a download would drown it.
-            None if state && line.said != text => {
+            None if line.said != text && (state || line.said_at.elapsed() >= TELL_EVERY) => {
                 note(&format!("{name}  {text}"));
                 line.said = text;
+                line.said_at = Instant::now();
             }
             None => {}
         }
@@ -107,9 +113,6 @@ pub(super) fn state_text(run: &Run, task: Option<&TaskRow>) -> String {
     let trouble = run.errors > 0 || matches!(run.state, State::Queued | State::Submitting);
     if let Some(note) = run.note.as_deref().filter(|_| trouble) {
         text.push_str(&format!(" ({note})"));
-    }
-    if let Some(failure) = &run.failure {
-        text.push_str(&format!(": {failure}"));
     }
     text
 }

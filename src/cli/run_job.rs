@@ -143,7 +143,8 @@ impl RunJob {
                 text::local_and_utc(fire_at, series.zone)
             )));
         };
-        if window.end() > fire_at && !self.dry_run {
+        // Whatever --at says: of days to come a vendor has no report, and what it answers would be held as theirs.
+        if window.end() > fire_at.min(cx.clock.now()) && !self.dry_run {
             return Err(Failure::Usage(format!(
                 "the window {} is not over yet (it ends at {}): use --window today or month_to_date for what there is so far",
                 window.label(),

@@ -117,6 +117,9 @@ impl Show {
         say(&format!("series    {}@{}  ({}, by {})", run.job, run.connection, run.vendor, run.trigger.as_str()));
         say(&format!("window    {}  [{}, {})", view.run.window.label, view.run.window.start, view.run.window.end));
         say(&format!("state     {}", progress::state_text(&run, tasks.last())));
+        if let Some(failure) = &view.run.failure {
+            say(&format!("failure   {}: {}", failure.class, failure.message));
+        }
         if let Some(next) = view.next_step_at.as_ref().filter(|_| run.state != State::Held) {
             say(&format!("next look {next}"));
         }

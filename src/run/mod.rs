@@ -157,6 +157,8 @@ pub struct Run {
     pub errors_since: Option<DateTime<Utc>>,
     /// What it waits for.
     pub note: Option<String>,
+    /// It goes on only after a person did something.
+    pub blocked: bool,
     /// Why it failed or is held.
     pub failure_class: Option<String>,
     /// The same in words.

@@ -170,8 +170,8 @@ impl Session {
 
     fn client(self) -> Value {
         let mut dice = self.dice("client");
-        let id = dice.roll() % 1_000_000;
-        json!({"id": format!("c{id:06}"), "name": dice.person(), "channelType": self.channel})
+        let id = dice.roll();
+        json!({"id": format!("c{id:016x}"), "name": dice.person(), "channelType": self.channel})
     }
 
     fn message(self, number: usize) -> Value {

@@ -85,8 +85,13 @@ impl Worker {
             Err(NotStored::Archive(error)) => {
                 let event = if run.state == State::Waiting { Event::Poll } else { Event::Requeue };
                 let text = crate::telemetry::Chain(&error).to_string();
-                let later =
-                    Later { after: std::time::Duration::from_secs(30), note: &text, error: true, kind: Some("retry") };
+                let later = Later {
+                    after: std::time::Duration::from_secs(30),
+                    note: &text,
+                    error: true,
+                    blocked: false,
+                    kind: Some("retry"),
+                };
                 self.store.later(&hand.claimed.lease, event, &later, None).await?;
                 return Ok(Stepped::Moved);
             }

@@ -54,7 +54,7 @@ impl Worker {
         stop: &CancellationToken,
         watch: &(dyn Fn(Update) + Send + Sync),
     ) -> Result<Driven, StoreError> {
-        self.recheck_breaker(id).await?;
+        self.store.nudge(id).await?;
         loop {
             let run = self.look(id).await?;
             if run.state.is_terminal() || run.state == State::Held {
@@ -94,16 +94,6 @@ impl Worker {
 
     async fn look(&self, id: Uuid) -> Result<Run, StoreError> {
         self.store.run(id).await?.ok_or_else(|| StoreError::Refused(format!("run {id} is not in the database")))
-    }
-
-    /// The secret may have been corrected since the run began to wait for its account's breaker.
-    async fn recheck_breaker(&self, id: Uuid) -> Result<(), StoreError> {
-        let run = self.look(id).await?;
-        let account = run.vendor.parse().ok().and_then(|vendor: Vendor| self.accounts.get(&run.connection, vendor));
-        match account.and_then(|(_, account)| account.secrets().ok()) {
-            Some(secrets) => self.store.wake_if_breaker_lets(id, &secrets.fingerprint).await,
-            None => Ok(()),
-        }
     }
 
     async fn tell(&self, run: &Run, watch: &(dyn Fn(Update) + Send + Sync)) -> Result<(), StoreError> {
@@ -172,7 +162,7 @@ impl Worker {
         if claimed.run.state == State::Queued && creates {
             return step.await;
         }
-        let later = Later { after: Duration::ZERO, note: "interrupted", error: false, kind: None };
+        let later = Later { after: Duration::ZERO, note: "interrupted", error: false, blocked: false, kind: None };
         if claimed.run.state == State::Queued {
             // A query asks for nothing that would happen twice.
             match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {

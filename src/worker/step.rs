@@ -22,6 +22,9 @@ use crate::vendor::error::VendorError;
 use crate::vendor::{Answer, Watch};
 use crate::yaml::show_duration;
 
+/// Seconds for which a ticket is tried to be recorded while the database is away.
+const TICKET_TRIES: u32 = 120;
+
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stepped {
@@ -115,6 +118,7 @@ impl Worker {
                     after: Duration::ZERO,
                     note: "the lease was too short for a call",
                     error: false,
+                    blocked: false,
                     kind: None,
                 };
                 self.store.later(lease, Event::Requeue, &later, Some(Outcome::NotSent)).await?;
@@ -152,7 +156,15 @@ impl Worker {
         seen: &Seen,
     ) -> Result<Stepped, StoreError> {
         let first = poll_interval(0, Duration::ZERO, jitter());
-        match self.store.ticket(attempt, id, ticket, seen, first).await {
+        let mut recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
+        // A ticket in hand outlives a database that is away for a moment: without it nobody could ask for the report.
+        for _ in 0..TICKET_TRIES {
+            let Err(StoreError::Database { .. }) = recorded else { break };
+            tracing::error!(run.id = %hand.run().id, ticket = id, "the ticket could not be recorded; trying again");
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
+        }
+        match recorded {
             Ok(_) => {
                 crash::point("ticket-committed");
                 Ok(Stepped::Moved)

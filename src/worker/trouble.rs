@@ -34,6 +34,7 @@ impl Worker {
             after,
             note: why,
             error: false,
+            blocked: true,
             kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits"),
         };
         self.store.later(&claimed.lease, event, &later, None).await?;
@@ -73,7 +74,7 @@ impl Worker {
             VendorError::Wait { after, .. } => {
                 self.later(hand, Event::Requeue, &text, Some(after), outcome(Outcome::Waited)).await
             }
-            VendorError::Auth(_) => self.unauthorised(hand, Event::Requeue, &text, outcome(Outcome::Refused)).await,
+            VendorError::Auth(said) => self.unauthorised(hand, Event::Requeue, &said, outcome(Outcome::Refused)).await,
             VendorError::Unclear(_) | VendorError::Gone(_) | VendorError::DeadLink(_) => {
                 self.unknown(hand, &text).await
             }
@@ -100,7 +101,7 @@ impl Worker {
                 self.later(hand, Event::Poll, &text, None, None).await
             }
             VendorError::Wait { after, .. } => self.later(hand, Event::Poll, &text, Some(after), None).await,
-            VendorError::Auth(_) => self.unauthorised(hand, Event::Poll, &text, None).await,
+            VendorError::Auth(said) => self.unauthorised(hand, Event::Poll, &said, None).await,
             VendorError::Gone(_) => {
                 let run = hand.run();
                 let age = run.ticketed_at.and_then(|t| (hand.claimed.at - t).to_std().ok()).unwrap_or_default();
@@ -133,6 +134,7 @@ impl Worker {
                 after: Duration::ZERO,
                 note: "the secret was changed: again with the new one",
                 error: false,
+                blocked: false,
                 kind: Some("note"),
             };
             self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
@@ -140,14 +142,14 @@ impl Worker {
         }
         let permit = hand.permit();
         if self.store.open_breaker(&permit, text).await? {
-            tracing::error!(
+            tracing::warn!(
                 connection = permit.connection,
                 vendor = permit.vendor,
                 "the vendor does not accept our credentials; its runs wait"
             );
         }
         let note = format!("breaker open: {text}");
-        let later = Later { after: BLOCKED, note: &note, error: false, kind: Some("waits") };
+        let later = Later { after: BLOCKED, note: &note, error: false, blocked: true, kind: Some("waits") };
         self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
         Ok(Stepped::NeedsPerson(breaker_text(permit.connection, permit.vendor, text)))
     }
@@ -172,11 +174,11 @@ impl Worker {
             }
             Admission::Now | Admission::Probe => (Duration::ZERO, String::new(), None),
         };
-        let later = Later { after, note: &note, error: false, kind: None };
+        let later = Later { after, note: &note, error: false, blocked: person.is_some(), kind: None };
         self.store.later(&hand.claimed.lease, event, &later, None).await?;
         if person.is_some() {
             // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.
-            self.store.wake_if_breaker_lets(hand.run().id, &hand.secrets.fingerprint).await?;
+            self.store.wake_if_breaker_closed(hand.run().id).await?;
         }
         Ok(person.map_or(Stepped::Moved, Stepped::NeedsPerson))
     }
@@ -199,7 +201,7 @@ impl Worker {
         }
         let errors = u32::try_from(run.errors).unwrap_or(0) + 1;
         let after = after.unwrap_or_else(|| back_off(errors, jitter()));
-        let later = Later { after, note: text, error: true, kind: Some("retry") };
+        let later = Later { after, note: text, error: true, blocked: false, kind: Some("retry") };
         self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
         crash::point("retry-committed");
         Ok(Stepped::Moved)

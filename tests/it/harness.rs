@@ -207,6 +207,18 @@ impl Shop {
     }
 }
 
+/// The program in `folder` with an empty environment, for what needs neither database nor credentials.
+pub fn offline(folder: &Path, args: &[&str]) -> Ran {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_reportd"));
+    command.args(args).current_dir(folder).env_clear().stdin(Stdio::null());
+    command.output().unwrap().into()
+}
+
+/// A file or folder of this repository.
+pub fn repository(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
 /// Runs a command on a thread of its own.
 pub async fn run(mut command: Command) -> Ran {
     tokio::task::spawn_blocking(move || command.output().unwrap().into()).await.unwrap()

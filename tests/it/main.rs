@@ -3,20 +3,38 @@
 #[cfg(test)]
 mod archive;
 #[cfg(test)]
+mod bik;
+#[cfg(test)]
 mod contract;
 #[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
+mod faults;
+#[cfg(test)]
 mod harness;
 #[cfg(test)]
+mod jaicp;
+#[cfg(test)]
+mod jobs;
+#[cfg(test)]
 mod life;
+#[cfg(test)]
+mod livechat;
+#[cfg(test)]
+mod readme;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod secrets;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
 mod tidy;
+#[cfg(test)]
+mod vendors;
 #[cfg(test)]
 mod verbs;

@@ -95,7 +95,7 @@ impl Shop {
     }
 
     /// Requests that the vendors were sent.
-    pub fn asked(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.sandbox.received().len()
     }
 
@@ -110,17 +110,17 @@ impl Shop {
     }
 
     /// A count, out of the database.
-    pub async fn count(&self, sql: &'static str) -> i64 {
+    pub async fn number(&self, sql: &'static str) -> i64 {
         self.one::<i64>(sql).await
     }
 
     /// Waits until a statement that counts gives so many.
     pub async fn until_count(&self, sql: &'static str, is: i64) {
-        until(sql, || async { self.count(sql).await == is }).await;
+        until(sql, || async { self.number(sql).await == is }).await;
     }
 
     /// As long as it is kept, no run waits for its time to be polled or tried again.
-    pub fn hurry(&self) -> AbortOnDropHandle<()> {
+    pub fn without_waits(&self) -> AbortOnDropHandle<()> {
         let pool = self.pool.clone();
         AbortOnDropHandle::new(tokio::spawn(async move {
             loop {

@@ -151,6 +151,30 @@ impl RunStore {
         Ok(())
     }
 
+    /// A person asks for a blocked run: it is looked at now, in case what blocked it was mended.
+    pub async fn nudge(&self, run: Uuid) -> Result<(), StoreError> {
+        sqlx::query("UPDATE runs SET next_step_at = reportd_now() WHERE id = $1 AND blocked AND lease_token IS NULL")
+            .bind(run)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("wake a blocked run"))?;
+        Ok(())
+    }
+
+    /// Lets a run that waits for a breaker go on if that is closed by now.
+    pub async fn wake_if_breaker_closed(&self, run: Uuid) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
+             WHERE runs.id = $1 AND runs.blocked AND runs.lease_token IS NULL
+               AND c.connection = runs.connection AND c.vendor = runs.vendor AND NOT c.breaker_open",
+        )
+        .bind(run)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("look whether a breaker still holds a run"))?;
+        Ok(())
+    }
+
     /// Asks for a permit and, in the same transaction, commits the intent to make the first call: breaker, in-flight
     /// limit and rate are checked under a lock on the account's row, so they hold over all processes. With a create,
     /// `task` also makes its row in `remote_tasks`. `allocate` gives the run its revision now (answers that come at once).
@@ -184,7 +208,7 @@ impl RunStore {
         take_slot(&mut tx, permit, &gate).await?;
         let done = sqlx::query(
             "WITH intended AS (
-                 UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL,
+                 UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
                      revision = CASE WHEN $5 THEN COALESCE(revision, next_revision(series_id, window_label)) ELSE revision END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
                  RETURNING id, connection, vendor
@@ -258,7 +282,7 @@ impl RunStore {
              ), woken AS (
                  UPDATE runs SET next_step_at = reportd_now() FROM closed
                  WHERE runs.connection = closed.connection AND runs.vendor = closed.vendor
-                   AND runs.state IN ('queued', 'waiting') AND runs.lease_token IS NULL AND runs.note LIKE 'breaker open%'
+                   AND runs.blocked AND runs.lease_token IS NULL
              )
              SELECT 1 FROM closed",
         )
@@ -268,25 +292,6 @@ impl RunStore {
         .await
         .map_err(doing("close a breaker"))?;
         Ok(done.rows_affected() > 0)
-    }
-}
-
-impl RunStore {
-    /// Lets a run that waits for a breaker go on at once if that is closed by now, or if `secret` is another one than the
-    /// vendor refused.
-    pub async fn wake_if_breaker_lets(&self, run: Uuid, secret: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
-             WHERE runs.id = $1 AND c.connection = runs.connection AND c.vendor = runs.vendor
-               AND runs.state IN ('queued', 'waiting') AND runs.lease_token IS NULL AND runs.note LIKE 'breaker open%'
-               AND (NOT c.breaker_open OR c.breaker_secret IS DISTINCT FROM $2)",
-        )
-        .bind(run)
-        .bind(secret)
-        .execute(&self.pool)
-        .await
-        .map_err(doing("look whether a breaker still holds a run"))?;
-        Ok(())
     }
 }
 

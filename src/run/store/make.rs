@@ -113,7 +113,7 @@ impl RunStore {
             "WITH made AS (
                  INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
                                    window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at)
-                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $12, $13, $14, $15,
+                 VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $12, $13::json, $14, $15,
                          GREATEST(reportd_now(), $16))
                  ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
                  RETURNING *
@@ -135,7 +135,7 @@ impl RunStore {
         .bind(&new.window_label)
         .bind(new.provisional)
         .bind(new.fire_at)
-        .bind(&new.request)
+        .bind(new.request.to_string())
         .bind(&new.base_url)
         .bind(&new.account)
         .bind(new.not_before)

@@ -16,7 +16,7 @@ impl RunStore {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'cancelled', finished_at = reportd_now(), lease_token = NULL, lease_until = NULL,
-                     failure_class = NULL, failure = NULL, note = NULL, errors = 0, errors_since = NULL
+                     failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'cancelled', $3, 'cancelled' FROM moved",
@@ -76,7 +76,7 @@ impl RunStore {
             "WITH moved AS (
                  UPDATE runs SET state = 'queued', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                      errors = 0, errors_since = NULL, polled_s = 0, polls = 0, ticket = NULL, attempt_id = NULL,
-                     revision = NULL, next_step_at = reportd_now(), note = NULL, request = $4, base_url = $5, account = $6
+                     revision = NULL, next_step_at = reportd_now(), note = NULL, request = $4::json, base_url = $5, account = $6
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail)
@@ -85,7 +85,7 @@ impl RunStore {
         .bind(run.id)
         .bind(sources(Event::RetryFresh))
         .bind(&self.who.0)
-        .bind(request)
+        .bind(request.to_string())
         .bind(base_url)
         .bind(account)
         .execute(&self.pool)

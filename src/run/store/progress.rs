@@ -43,6 +43,8 @@ pub struct Later<'a> {
     pub note: &'a str,
     /// Counts as a transient error.
     pub error: bool,
+    /// Goes on only after a person did something.
+    pub blocked: bool,
     /// Kind of the event; `None` = no event, for the ordinary poll.
     pub kind: Option<&'a str>,
 }
@@ -86,7 +88,7 @@ impl RunStore {
             "WITH moved AS (
                  UPDATE runs SET state = 'waiting', ticket = $2, next_step_at = reportd_now() + make_interval(secs => $3),
                      lease_token = NULL, lease_until = NULL, claims = 0, polls = 0, polled_s = 0, errors = 0,
-                     errors_since = NULL, note = $6, failure_class = NULL, failure = NULL,
+                     errors_since = NULL, note = $6, blocked = false, failure_class = NULL, failure = NULL,
                      ticketed_at = reportd_now(), last_poll_at = NULL,
                      revision = COALESCE(revision, next_revision(series_id, window_label))
                  WHERE attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
@@ -122,7 +124,7 @@ impl RunStore {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = $3, next_step_at = reportd_now() + make_interval(secs => $4), note = left($5, 1000),
-                     lease_token = NULL, lease_until = NULL, claims = 0,
+                     lease_token = NULL, lease_until = NULL, claims = 0, blocked = $11,
                      errors = CASE WHEN $6 THEN errors + 1 ELSE errors END,
                      errors_since = CASE WHEN $6 THEN COALESCE(errors_since, reportd_now()) ELSE errors_since END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($7)
@@ -146,6 +148,7 @@ impl RunStore {
         .bind(outcome.map(Outcome::as_str))
         .bind(later.kind)
         .bind(&self.who.0)
+        .bind(later.blocked)
         .execute(&self.pool)
         .await
         .map_err(doing("put a run off"))?;
@@ -162,7 +165,7 @@ impl RunStore {
     ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET next_step_at = reportd_now() + make_interval(secs => $3), note = $4, claims = 0,
+                 UPDATE runs SET next_step_at = reportd_now() + make_interval(secs => $3), note = $4, claims = 0, blocked = false,
                      lease_token = NULL, lease_until = NULL, polls = polls + 1, polled_s = polled_s + $5,
                      last_poll_at = reportd_now(), errors = 0, errors_since = NULL
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($6)
@@ -236,7 +239,7 @@ impl RunStore {
         let to = if event == Event::Doubt { State::Held } else { State::Failed };
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = $3, failure_class = $4, failure = left($5, 4000), note = NULL,
+                 UPDATE runs SET state = $3, failure_class = $4, failure = left($5, 4000), note = NULL, blocked = false,
                      lease_token = NULL, lease_until = NULL, claims = 0,
                      finished_at = CASE WHEN $3 = 'failed' THEN reportd_now() END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($6)

@@ -166,7 +166,7 @@ impl RunStore {
         let moved = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = $3, revision = $4, finished_at = reportd_now(), lease_token = NULL,
-                     lease_until = NULL, claims = 0, errors = 0, errors_since = NULL, note = NULL,
+                     lease_until = NULL, claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false,
                      failure_class = NULL, failure = NULL
                  WHERE id = $1 AND ($2::uuid IS NULL OR lease_token = $2) AND state = ANY ($5)
                  RETURNING id, attempt_id
