@@ -7,7 +7,9 @@ use clap::{ArgGroup, Args};
 use super::{Cx, Exit, Failure, say, say_json};
 use crate::app::{App, Selection};
 use crate::operator;
+use crate::request::window::Window;
 use crate::view::RunView;
+use crate::worker::step::short;
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {
@@ -46,7 +48,11 @@ async fn finish(cx: &Cx, app: &App, id: uuid::Uuid, words: &str) -> Result<Exit,
         let files = super::runs::files_of(app, &run).await?;
         say_json(&RunView::of(&run, &files));
     } else {
-        say(&format!("run {} {words}; it is {} now", &id.simple().to_string()[..8], run.state));
+        say(&format!("run {} {words}; it is {} now", short(id), run.state));
+        let window = run.window_zone.parse().ok().and_then(|zone| Window::new(run.window_start, run.window_end, zone));
+        if let Some((first, last)) = window.filter(|_| !run.state.is_terminal()).and_then(|w| w.whole_days()) {
+            say(&format!("to carry it on: reportd run-job {}@{} --window {first}..{last}", run.job, run.connection));
+        }
     }
     Ok(Exit::Done)
 }

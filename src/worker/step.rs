@@ -4,7 +4,7 @@
 //! anything else happens; the manifest is in the archive before the database says so. Whatever is found after a crash is
 //! decided by the state alone: see the table in DESIGN 4, which [`Worker::step`] is.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -96,16 +96,13 @@ impl Worker {
         let (lease, shape) = (&hand.claimed.lease, &hand.request.shape);
         let attempt = Uuid::new_v4();
         crash::point("before-intent");
-        let mut waited = false;
+        let patience = Instant::now() + NEAR;
         let probing = loop {
             match self.store.intend(lease, &hand.permit(), attempt, shape.creates(), !shape.creates()).await? {
                 Admission::Now => break false,
                 Admission::Probe => break true,
-                Admission::Rate(wait) if wait <= NEAR && !waited => {
-                    // Others wait for the same slot; who comes second waits in the database.
-                    waited = true;
-                    tokio::time::sleep(wait).await;
-                }
+                // Others wait for the same slot; who comes second too often waits in the database.
+                Admission::Rate(wait) if Instant::now() + wait <= patience => tokio::time::sleep(wait).await,
                 refused => return self.not_admitted(hand, refused, Event::Requeue).await,
             }
         };
@@ -180,15 +177,12 @@ impl Worker {
     async fn poll(&self, hand: &Hand<'_>, watch: Watch<'_>) -> Result<Stepped, StoreError> {
         let run = hand.run();
         let Some(ticket) = &run.ticket else { return Ok(Stepped::Moved) };
-        let mut waited = false;
+        let patience = Instant::now() + NEAR;
         let probing = loop {
             match self.store.admit(&hand.permit()).await? {
                 Admission::Now => break false,
                 Admission::Probe => break true,
-                Admission::Rate(wait) if wait <= NEAR && !waited => {
-                    waited = true;
-                    tokio::time::sleep(wait).await;
-                }
+                Admission::Rate(wait) if Instant::now() + wait <= patience => tokio::time::sleep(wait).await,
                 refused => return self.not_admitted(hand, refused, Event::Poll).await,
             }
         };

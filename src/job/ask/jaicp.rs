@@ -98,6 +98,13 @@ pub fn compile_jaicp(file: &JaicpFile, at: &Path, out: &mut Vec<Finding>) -> Opt
             if kind != ReportKind::Calls && file.settings.is_none() {
                 block.required(None::<()>, "settings", " with fileType: CSV or XLSX");
             }
+            // The vendor's API gives this report query parameters only: a file form could neither be asked for nor relied on.
+            let settings = if kind == ReportKind::Calls { None } else { settings };
+            if kind == ReportKind::Calls && file.settings.is_some() {
+                let message =
+                    "settings are not sent for calls: JAICP takes none, and the file is kept in the form it comes";
+                block.out.push(Finding::warning(at.key("settings"), message).at_key());
+            }
             if kind != ReportKind::Calls && file.botIds.is_some() {
                 block.out.push(Finding::error(at.key("botIds"), "'botIds' goes with report: calls only").at_key());
             }
