@@ -62,7 +62,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 async fn a_manifest_says_everything_that_a_reader_without_reportd_needs() {
     let shop = Shop::open().await;
     shop.job("report", BIK);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     let run = shop.run_job("report", DAY, &["--at", "2025-03-05T06:30"]).await.expect(0).line();
     let folder = shop.archive().join(WINDOW).join("r1");
     let manifest = json_file(&folder.join("manifest.json"));
@@ -141,7 +141,7 @@ async fn a_manifest_says_everything_that_a_reader_without_reportd_needs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_content_hash_does_not_depend_on_window_or_addresses_and_does_on_the_question() {
     let shop = Shop::open().await;
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     let hash = async |yaml: &str, window: &str, day: &str| {
         shop.job("report", yaml);
         shop.run_job("report", window, &[]).await.expect(0);
@@ -225,12 +225,11 @@ async fn verify_names_orphans_and_is_content_and_needs_no_database() {
 async fn a_lost_database_is_rebuilt_from_the_archive_and_nothing_is_fetched_again() {
     let mut shop = shop_with_two_revisions().await;
     shop.job("tasks", JAICP);
-    let hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.run_job("tasks", DAY, &[]).await.expect(0);
     let held = shop.run_job("report", DAY, &[]).await.expect(0).line();
     let task = shop.run_job("tasks", DAY, &[]).await.expect(0).line();
     let (asked, before) = (shop.requests(), contents(&shop.archive()));
-    drop(hurry);
     shop.lose_database().await;
     for window in [DAY, NEXT_DAY] {
         shop.run_job("report", window, &[]).await.expect(2).says("reportd archive rebuild");
@@ -405,13 +404,13 @@ async fn what_crashes_left_in_the_spool_is_swept_when_it_is_a_day_old() {
 async fn an_archive_that_cannot_be_written_puts_the_run_off_and_says_why() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.run_job("report", NEXT_DAY, &[]).await.expect(0);
     // A file where the folder must go stops root, too, whom a read-only folder would not.
     let folder = shop.archive().join(WINDOW);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("r1"), "in the way").unwrap();
-    let waits = shop.run_job("report", DAY, &["--wait", "3s"]).await.expect(4).line();
+    let waits = shop.run_job("report", DAY, &["--wait", "2s"]).await.expect(4).line();
     assert_eq!((&waits["state"], &waits["failure"]), (&"waiting".into(), &Value::Null));
     let note = shop.one::<String>("SELECT note FROM runs WHERE state = 'waiting'").await;
     assert!(note.contains("make") && note.contains("r1"), "{note}");

@@ -30,7 +30,7 @@ async fn a_run_as_json_has_every_key_of_the_contract_and_null_where_nothing_is()
     let shop = Shop::open().await;
     shop.job("good", JAICP);
     shop.job("bad", LIVECHAT);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     let run = shop.run_job("good", DAY, &[]).await.expect(0).line();
     assert_eq!(keys(&run), RUN);
     assert_eq!(keys(&run["window"]), WINDOW);
@@ -82,7 +82,7 @@ async fn what_a_dry_run_prints_is_what_is_sent() {
     let dry = shop.run_job("report", DAY, &["--dry-run"]).await.expect(0).line();
     assert_eq!(shop.requests(), 0);
     assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.run_job("report", DAY, &[]).await.expect(0);
     assert_eq!(dry["request"]["body"], shop.sandbox.received()[0].json());
     assert!(text(&dry["request"]["url"]).ends_with(&shop.sandbox.received()[0].path));
@@ -280,7 +280,7 @@ async fn bik_mails_nobody_by_hand_unless_it_is_said() {
     let week = "2025-03-03..2025-03-09";
     shop.run_job("report", week, &["--each", "day"]).await.expect(2).says("7 reports and 7 mails").says("--mail");
     assert_eq!((shop.requests(), shop.number("SELECT count(*) FROM runs").await), (0, 0));
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.run_job("report", DAY, &["--mail"]).await.expect(0);
     let to: Vec<String> = shop.sandbox.mails().into_iter().map(|mail| mail.to).collect();
     assert_eq!(to, ["asha@north.example"]);

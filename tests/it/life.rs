@@ -19,7 +19,7 @@ async fn two_processes_for_one_window_share_one_run_and_one_create() {
     for yaml in [BIK, JAICP] {
         let shop = Shop::open().await;
         shop.job("report", yaml);
-        let _hurry = shop.without_waits();
+        shop.without_waits().await;
         let (one, two) = tokio::join!(shop.run_job("report", DAY, &[]), shop.run_job("report", DAY, &[]));
         let (one, two) = (one.expect(0).line(), two.expect(0).line());
         assert_eq!(one, two);
@@ -192,7 +192,7 @@ async fn transient_errors_are_retried_until_give_up_and_then_fail_with_the_last_
 async fn an_outage_shorter_than_give_up_heals_by_itself() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     for fault in ["jaicp.create=503+1:1", "jaicp.create=reset:1", "jaicp.task=502:3", "jaicp.download=500:1"] {
         shop.fault(fault);
     }
@@ -339,7 +339,7 @@ async fn cancel_keeps_the_remote_task_and_retry_goes_on_with_its_living_ticket()
     shop.job("report", "bik: {\n");
     shop.run(&["retry", id]).await.expect(0);
     shop.job("report", JAICP);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     let ended = shop.run_job("report", DAY, &[]).await.expect(0).line();
     assert_eq!((&ended["run_id"], &ended["ticket"]), (&id.into(), &ticket.into()));
     assert_eq!(shop.sandbox.creates(Vendor::Jaicp), 1);
@@ -350,7 +350,7 @@ async fn cancel_keeps_the_remote_task_and_retry_goes_on_with_its_living_ticket()
 async fn retry_of_a_refused_run_asks_with_todays_job_file_for_the_runs_own_window() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.fault("jaicp.create=400:1");
     let failed = shop.run_job("report", DAY, &[]).await.expect(1).line();
     assert_eq!((&failed["state"], &failed["failure"]["class"]), (&"failed".into(), &"refused".into()));
@@ -384,7 +384,7 @@ async fn a_run_cannot_be_retried_while_another_works_on_its_window() {
 async fn a_held_run_is_resolved_by_each_word_and_no_other_run_is() {
     let shop = Shop::open().await;
     shop.job("report", BIK);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     let report = shop.folder.path().join("from-the-mail.csv");
     std::fs::write(&report, "Agent,Chats\nAsha,7\n").unwrap();
     let page = shop.folder.path().join("page.csv");
@@ -442,7 +442,7 @@ async fn a_held_run_is_resolved_by_each_word_and_no_other_run_is() {
 async fn a_job_may_say_that_an_unknown_create_is_sent_again() {
     let shop = Shop::open().await;
     shop.job("report", &format!("on_unknown: resubmit\n{BIK}"));
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.fault("bik.generateReport=lost:1");
     shop.run_job("report", DAY, &[]).await.expect(0);
     assert_eq!(shop.sandbox.mails().len(), 2);

@@ -671,7 +671,7 @@ async fn processes_that_migrate_at_once_all_succeed() {
 async fn the_programs_own_runs_keep_the_rules_that_these_tests_made_by_hand() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.without_waits();
+    shop.without_waits().await;
     shop.run_job("report", DAY, &[]).await.expect(0);
     let kinds: Vec<String> =
         sqlx::query_scalar("SELECT kind FROM run_events ORDER BY id").fetch_all(&shop.pool).await.unwrap();
