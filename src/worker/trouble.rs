@@ -178,7 +178,7 @@ impl Worker {
         self.store.later(&hand.claimed.lease, event, &later, None).await?;
         if person.is_some() {
             // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.
-            self.store.wake_if_breaker_lets(hand.run().id, &hand.secrets.fingerprint).await?;
+            self.store.wake_if_breaker_closed(hand.run().id).await?;
         }
         Ok(person.map_or(Stepped::Moved, Stepped::NeedsPerson))
     }

@@ -62,7 +62,7 @@ fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
 async fn a_manifest_says_everything_that_a_reader_without_reportd_needs() {
     let shop = Shop::open().await;
     shop.job("report", BIK);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let run = shop.run_job("report", DAY, &["--at", "2025-03-05T06:30"]).await.expect(0).line();
     let folder = shop.archive().join(WINDOW).join("r1");
     let manifest = json_file(&folder.join("manifest.json"));
@@ -141,7 +141,7 @@ async fn a_manifest_says_everything_that_a_reader_without_reportd_needs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_content_hash_does_not_depend_on_window_or_addresses_and_does_on_the_question() {
     let shop = Shop::open().await;
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let hash = async |yaml: &str, window: &str, day: &str| {
         shop.job("report", yaml);
         shop.run_job("report", window, &[]).await.expect(0);
@@ -225,12 +225,11 @@ async fn verify_names_orphans_and_is_content_and_needs_no_database() {
 async fn a_lost_database_is_rebuilt_from_the_archive_and_nothing_is_fetched_again() {
     let mut shop = shop_with_two_revisions().await;
     shop.job("tasks", JAICP);
-    let hurry = shop.rush();
+    shop.without_waits().await;
     shop.run_job("tasks", DAY, &[]).await.expect(0);
     let held = shop.run_job("report", DAY, &[]).await.expect(0).line();
     let task = shop.run_job("tasks", DAY, &[]).await.expect(0).line();
-    let (asked, before) = (shop.calls(), contents(&shop.archive()));
-    drop(hurry);
+    let (asked, before) = (shop.requests(), contents(&shop.archive()));
     shop.lose_database().await;
     for window in [DAY, NEXT_DAY] {
         shop.run_job("report", window, &[]).await.expect(2).says("reportd archive rebuild");
@@ -239,10 +238,10 @@ async fn a_lost_database_is_rebuilt_from_the_archive_and_nothing_is_fetched_agai
     assert_eq!(rebuilt["adopted"], 3);
     let again = shop.run(&["archive", "rebuild", "--format", "json"]).await.expect(0).line();
     assert_eq!((&again["adopted"], &again["known"]), (&0.into(), &3.into()));
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 0, "a rebuild makes no run");
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0, "a rebuild makes no run");
     assert_eq!(shop.run_job("report", DAY, &[]).await.expect(0).line(), held);
     assert_eq!(shop.run_job("tasks", DAY, &[]).await.expect(0).line(), task);
-    assert_eq!(shop.calls(), asked);
+    assert_eq!(shop.requests(), asked);
     assert_eq!(contents(&shop.archive()), before, "a rebuild changes nothing in the archive");
     let third = shop.run_job("report", DAY, &["--again"]).await.expect(0).line();
     assert_eq!(third["revision"], 3);
@@ -260,7 +259,7 @@ async fn a_rebuild_goes_past_manifests_that_it_cannot_use_and_names_them() {
         let ran = shop.run(&["archive", "rebuild", "--format", "json"]).await.expect(1).says("r1/manifest.json");
         assert_eq!(ran.line()["unusable"].as_array().unwrap().len(), 1, "{}", ran.stdout);
     }
-    assert_eq!(shop.tally("SELECT count(*) FROM revisions").await, 1);
+    assert_eq!(shop.number("SELECT count(*) FROM revisions").await, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -270,20 +269,20 @@ async fn a_restored_backup_of_the_database_is_noticed_where_the_archive_knows_mo
     for sql in ["DELETE FROM artifacts WHERE revision = 2", "DELETE FROM revisions WHERE revision = 2"] {
         sqlx::query(sql).execute(&shop.pool).await.unwrap();
     }
-    let asked = shop.calls();
+    let asked = shop.requests();
     shop.run_job("report", DAY, &[]).await.expect(2).says("reportd archive rebuild").says("r2");
     shop.run(&["archive", "rebuild"]).await.expect(0);
     assert_eq!(shop.run_job("report", DAY, &[]).await.expect(0).line()["revision"], 2);
-    assert_eq!(shop.calls(), asked);
+    assert_eq!(shop.requests(), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_archive_than_the_databases_own_is_refused() {
     let shop = shop_with_two_revisions().await;
-    let asked = shop.calls();
+    let asked = shop.requests();
     std::fs::rename(shop.archive(), shop.folder.path().join("moved-away")).unwrap();
     shop.run_job("report", NEXT_DAY, &[]).await.expect(2).says("another archive");
-    assert_eq!((shop.calls(), contents(&shop.archive()).len()), (asked, 1));
+    assert_eq!((shop.requests(), contents(&shop.archive()).len()), (asked, 1));
     std::fs::remove_dir_all(shop.archive()).unwrap();
     std::fs::rename(shop.folder.path().join("moved-away"), shop.archive()).unwrap();
     shop.run_job("report", NEXT_DAY, &[]).await.expect(0);
@@ -297,7 +296,7 @@ async fn a_folder_with_somebodys_files_is_not_made_an_archive() {
     std::fs::write(shop.archive().join("thesis.tex"), "mine").unwrap();
     shop.run_job("report", DAY, &[]).await.expect(1).says("thesis.tex");
     shop.run(&["archive", "verify"]).await.expect(1).says("reportd.json");
-    assert_eq!((shop.calls(), contents(&shop.archive()).len()), (0, 1));
+    assert_eq!((shop.requests(), contents(&shop.archive()).len()), (0, 1));
     std::fs::remove_file(shop.archive().join("thesis.tex")).unwrap();
     // What a crash left while it made the archive is nobody's.
     std::fs::write(shop.archive().join("reportd.json#1"), "{").unwrap();
@@ -317,7 +316,7 @@ async fn processes_that_use_a_new_archive_at_once_agree_on_it() {
         while let Some(ran) = all.join_next().await {
             ran.unwrap().expect(0);
         }
-        assert_eq!(shop.tally("SELECT count(*) FROM revisions").await, 5, "round {round}");
+        assert_eq!(shop.number("SELECT count(*) FROM revisions").await, 5, "round {round}");
         assert_eq!(faults(&shop, 0).await, []);
     }
 }
@@ -405,13 +404,13 @@ async fn what_crashes_left_in_the_spool_is_swept_when_it_is_a_day_old() {
 async fn an_archive_that_cannot_be_written_puts_the_run_off_and_says_why() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     shop.run_job("report", NEXT_DAY, &[]).await.expect(0);
     // A file where the folder must go stops root, too, whom a read-only folder would not.
     let folder = shop.archive().join(WINDOW);
     std::fs::create_dir_all(&folder).unwrap();
     std::fs::write(folder.join("r1"), "in the way").unwrap();
-    let waits = shop.run_job("report", DAY, &["--wait", "3s"]).await.expect(4).line();
+    let waits = shop.run_job("report", DAY, &["--wait", "2s"]).await.expect(4).line();
     assert_eq!((&waits["state"], &waits["failure"]), (&"waiting".into(), &Value::Null));
     let note = shop.one::<String>("SELECT note FROM runs WHERE state = 'waiting'").await;
     assert!(note.contains("make") && note.contains("r1"), "{note}");
@@ -441,6 +440,6 @@ async fn verify_writes_nothing_so_a_read_only_archive_can_be_checked() {
         assert!(!spool.exists());
     } else {
         refused.expect(1).says("archive");
-        assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 2);
+        assert_eq!(shop.number("SELECT count(*) FROM runs").await, 2);
     }
 }

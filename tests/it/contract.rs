@@ -30,7 +30,7 @@ async fn a_run_as_json_has_every_key_of_the_contract_and_null_where_nothing_is()
     let shop = Shop::open().await;
     shop.job("good", JAICP);
     shop.job("bad", LIVECHAT);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let run = shop.run_job("good", DAY, &[]).await.expect(0).line();
     assert_eq!(keys(&run), RUN);
     assert_eq!(keys(&run["window"]), WINDOW);
@@ -80,9 +80,9 @@ async fn what_a_dry_run_prints_is_what_is_sent() {
     let shop = Shop::open().await;
     shop.job("report", BIK);
     let dry = shop.run_job("report", DAY, &["--dry-run"]).await.expect(0).line();
-    assert_eq!(shop.calls(), 0);
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 0);
-    let _hurry = shop.rush();
+    assert_eq!(shop.requests(), 0);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
+    shop.without_waits().await;
     shop.run_job("report", DAY, &[]).await.expect(0);
     assert_eq!(dry["request"]["body"], shop.sandbox.received()[0].json());
     assert!(text(&dry["request"]["url"]).ends_with(&shop.sandbox.received()[0].path));
@@ -235,7 +235,7 @@ async fn plan_and_validate_need_no_database_no_secret_and_no_network() {
         command.env_clear().env("DATABASE_URL", "postgresql://nobody@nowhere.invalid/none");
         run(command).await.expect(0);
     }
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
     assert!(!shop.archive().exists());
 }
 
@@ -256,7 +256,7 @@ async fn a_database_that_is_named_and_not_set_or_cannot_be_reached_is_told_plain
     let config = std::fs::read_to_string(&yaml).unwrap();
     std::fs::write(yaml, format!("database: env:REPORTS_DB\n{config}")).unwrap();
     shop.run_job("report", DAY, &[]).await.expect(2).says("REPORTS_DB");
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -266,7 +266,7 @@ async fn a_missing_secret_is_told_by_its_name_before_a_run_is_made() {
     let mut command = shop.command(&["run-job", "report", "--window", DAY]);
     command.env_remove("LIVECHAT");
     run(command).await.expect(2).says("LIVECHAT");
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 0);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -279,8 +279,8 @@ async fn bik_mails_nobody_by_hand_unless_it_is_said() {
     std::fs::write(shop.folder.path().join("reportd.yaml"), loud).unwrap();
     let week = "2025-03-03..2025-03-09";
     shop.run_job("report", week, &["--each", "day"]).await.expect(2).says("7 reports and 7 mails").says("--mail");
-    assert_eq!((shop.calls(), shop.tally("SELECT count(*) FROM runs").await), (0, 0));
-    let _hurry = shop.rush();
+    assert_eq!((shop.requests(), shop.number("SELECT count(*) FROM runs").await), (0, 0));
+    shop.without_waits().await;
     shop.run_job("report", DAY, &["--mail"]).await.expect(0);
     let to: Vec<String> = shop.sandbox.mails().into_iter().map(|mail| mail.to).collect();
     assert_eq!(to, ["asha@north.example"]);
@@ -340,7 +340,7 @@ async fn a_rehearsal_leaves_the_real_database_archive_and_vendors_alone_and_says
     assert!(demo.stdout.contains("simulated"), "{}", demo.stdout);
     clean_up(&one);
     clean_up(&demo);
-    assert_eq!((shop.calls(), shop.tally("SELECT count(*) FROM runs").await), (0, 0));
+    assert_eq!((shop.requests(), shop.number("SELECT count(*) FROM runs").await), (0, 0));
     assert!(!shop.archive().exists());
     let path = text(&one.line()["artifacts"][0]["path"]).to_owned();
     let manifest = shop.folder.path().join(".reportd/sandbox/archive").join(path).with_file_name("manifest.json");

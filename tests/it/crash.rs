@@ -133,18 +133,18 @@ async fn a_jaicp_query_that_dies_at_any_point_is_archived_once() {
 async fn dies_everywhere(kind: Kind) {
     let shop = Shop::open().await;
     shop.job("report", kind.yaml());
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     for (n, point) in POINTS.into_iter().enumerate() {
         dies_at(&shop, kind, point, &format!("2025-03-{:02}", n + 1)).await;
     }
     let windows = i64::try_from(POINTS.len()).unwrap();
-    assert_eq!(shop.tally("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty')").await, windows);
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, windows, "no run was made twice");
-    assert_eq!(shop.tally("SELECT count(*) FROM revisions WHERE revision = 1").await, windows);
-    assert_eq!(shop.tally("SELECT count(*) FROM revisions").await, windows);
-    assert_eq!(shop.tally("SELECT count(*) FROM remote_tasks WHERE outcome = 'intended'").await, 0);
+    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty')").await, windows);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, windows, "no run was made twice");
+    assert_eq!(shop.number("SELECT count(*) FROM revisions WHERE revision = 1").await, windows);
+    assert_eq!(shop.number("SELECT count(*) FROM revisions").await, windows);
+    assert_eq!(shop.number("SELECT count(*) FROM remote_tasks WHERE outcome = 'intended'").await, 0);
     let finished = "SELECT count(*) FROM remote_tasks WHERE outcome = 'created' AND finished_at IS NOT NULL";
-    let tasks = shop.tally(finished).await;
+    let tasks = shop.number(finished).await;
     assert_eq!(tasks, if kind.has_ticket() { windows } else { 0 });
     verify(&shop).await;
 }
@@ -171,7 +171,7 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str, day: &str) {
     }
     assert_eq!(died.code, None, "{point}: it did not die: {}{}", died.stdout, died.stderr);
     shop.advance(LEASES).await;
-    let asked_until_death = shop.calls();
+    let asked_until_death = shop.requests();
     let mut ended = shop.run_job("report", &window, &[]).await;
     if kind.is_held_after(point) {
         ended = resolve(shop, &ended.expect(3), point, creates, &window).await;
@@ -194,7 +194,7 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str, day: &str) {
     }
     if matches!(point, "manifest-put" | "archived-committed") {
         assert_eq!(
-            shop.calls(),
+            shop.requests(),
             asked_until_death,
             "{point}: what is in the archive is adopted and not asked for again"
         );
@@ -251,7 +251,7 @@ async fn processes_killed_at_random_moments_lose_nothing_and_mail_nobody_twice()
     shop.job(JOBS[0], &BIK.replace("{var.owner}", "day-{window.label}@north.example"));
     shop.job(JOBS[1], LIVECHAT);
     shop.job(JOBS[2], JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let args = |job| ["run-job", job, "--window", WINDOW, "--each", "day", "--mail", "--format", "json"];
     for fault in [
         "bik.generateReport=lost:1",
@@ -265,10 +265,10 @@ async fn processes_killed_at_random_moments_lose_nothing_and_mail_nobody_twice()
     ] {
         shop.fault(fault);
     }
-    for _ in 0..30 {
+    for _ in 0..24 {
         let started = shop.start(&args(JOBS[usize::try_from(random.below(3)).unwrap()]));
         // The moment is what is tried here; nothing is waited for.
-        tokio::time::sleep(Duration::from_millis(40 + random.below(400))).await;
+        tokio::time::sleep(Duration::from_millis(40 + random.below(300))).await;
         started.signal(Signal::KILL);
         assert_ne!(started.end().await.code, Some(2));
         if random.below(2) == 0 {
@@ -304,10 +304,10 @@ async fn processes_killed_at_random_moments_lose_nothing_and_mail_nobody_twice()
     }
     let expected = (1..=6).map(|day| (format!("day-2025-03-{day:02}@north.example"), 1)).collect();
     assert_eq!(mails, expected);
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 18);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 18);
     let held = "SELECT count(*) FROM runs WHERE state IN ('archived', 'empty') AND lease_token IS NULL";
-    assert_eq!(shop.tally(held).await, 18);
-    assert_eq!(shop.tally("SELECT count(*) FROM revisions WHERE revision = 1").await, 18);
+    assert_eq!(shop.number(held).await, 18);
+    assert_eq!(shop.number("SELECT count(*) FROM revisions WHERE revision = 1").await, 18);
     verify(&shop).await;
 }
 
@@ -322,7 +322,7 @@ async fn an_interrupted_create_is_finished_and_its_ticket_is_used_by_the_next_pr
     let interrupted = started.end().await.expect(130).says("stopping").line();
     assert_eq!(interrupted["state"], "waiting");
     assert!(interrupted["ticket"].is_string(), "{interrupted}");
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let next = shop.run_job("report", DAY, &[]).await.expect(0).line();
     assert_eq!((&next["run_id"], &next["ticket"]), (&interrupted["run_id"], &interrupted["ticket"]));
     assert_eq!((shop.sandbox.creates(Vendor::Bik), shop.sandbox.mails().len()), (1, 1));
@@ -337,14 +337,14 @@ async fn an_interrupted_poll_download_or_query_is_cut_and_goes_on_at_once_in_the
     ] {
         let shop = Shop::open().await;
         shop.job("report", yaml);
-        let _hurry = shop.rush();
+        shop.without_waits().await;
         shop.fault(fault);
         let started = shop.start(&["run-job", "report", "--window", DAY, "--format", "json"]);
         shop.until_asked(operation, 1).await;
         started.signal(Signal::TERM);
         let interrupted = started.end().await.expect(130).line();
         assert_eq!(interrupted["state"], if yaml == LIVECHAT { "queued" } else { "waiting" }, "{operation}");
-        assert_eq!(shop.tally("SELECT count(*) FROM runs WHERE lease_token IS NULL AND claims = 0").await, 1);
+        assert_eq!(shop.number("SELECT count(*) FROM runs WHERE lease_token IS NULL AND claims = 0").await, 1);
         let next = shop.run_job("report", DAY, &[]).await.expect(0).line();
         assert_eq!((&next["run_id"], &next["state"]), (&interrupted["run_id"], &"archived".into()), "{operation}");
         assert!(shop.sandbox.creates(Vendor::Bik) + shop.sandbox.creates(Vendor::Jaicp) <= 1);

@@ -19,13 +19,13 @@ async fn two_processes_for_one_window_share_one_run_and_one_create() {
     for yaml in [BIK, JAICP] {
         let shop = Shop::open().await;
         shop.job("report", yaml);
-        let _hurry = shop.rush();
+        shop.without_waits().await;
         let (one, two) = tokio::join!(shop.run_job("report", DAY, &[]), shop.run_job("report", DAY, &[]));
         let (one, two) = (one.expect(0).line(), two.expect(0).line());
         assert_eq!(one, two);
         assert_eq!(one["state"], "archived");
         assert_eq!(shop.sandbox.creates(Vendor::Bik) + shop.sandbox.creates(Vendor::Jaicp), 1);
-        assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 1);
+        assert_eq!(shop.number("SELECT count(*) FROM runs").await, 1);
     }
 }
 
@@ -34,11 +34,11 @@ async fn a_held_window_is_printed_without_asking_the_vendor() {
     let shop = Shop::open().await;
     shop.job("report", LIVECHAT);
     let first = shop.run_job("report", DAY, &[]).await.expect(0).line();
-    let asked = shop.calls();
+    let asked = shop.requests();
     assert_eq!(shop.run_job("report", DAY, &[]).await.expect(0).line(), first);
     let words = shop.run(&["run-job", "report", "--window", DAY]).await.expect(0).stdout;
     assert!(words.contains("held already"), "{words}");
-    assert_eq!(shop.calls(), asked);
+    assert_eq!(shop.requests(), asked);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -53,9 +53,9 @@ async fn again_makes_a_new_revision_that_names_the_one_before() {
     let manifest = json_file(&window.join("r2/manifest.json"));
     assert_eq!(manifest["supersedes"], 1);
     assert_eq!(text(&manifest["previous_manifest_sha256"]), sha256(&window.join("r1/manifest.json")));
-    let asked = shop.calls();
+    let asked = shop.requests();
     assert_eq!(shop.run_job("report", DAY, &[]).await.expect(0).line(), second, "the newest revision is what is held");
-    assert_eq!(shop.calls(), asked);
+    assert_eq!(shop.requests(), asked);
     shop.run(&["archive", "verify"]).await.expect(0);
 }
 
@@ -74,10 +74,10 @@ async fn a_window_is_cut_into_days_weeks_and_months_of_the_shops_calendar() {
     assert_eq!(labels(&weeks), ["2025-03-03--2025-03-09", "2025-03-10--2025-03-16"]);
     let months = cut("2025-01-01..2025-02-28", "month").await;
     assert_eq!(labels(&months), ["2025-01", "2025-02"]);
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 11);
-    let asked = shop.calls();
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 11);
+    let asked = shop.requests();
     cut("2025-03-03..2025-03-09", "day").await;
-    assert_eq!(shop.calls(), asked, "each day is held by itself");
+    assert_eq!(shop.requests(), asked, "each day is held by itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -121,8 +121,8 @@ async fn windows_that_are_not_over_are_empty_or_make_no_sense_are_refused_before
         let refused = shop.run(&[&["run-job"], args].concat()).await.expect(2).says(says);
         assert!(refused.stdout.is_empty(), "{args:?}: {}", refused.stdout);
     }
-    assert_eq!(shop.tally("SELECT count(*) FROM runs").await, 0);
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
+    assert_eq!(shop.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -143,7 +143,7 @@ async fn no_wait_makes_the_run_and_asks_nobody() {
     shop.job("report", LIVECHAT);
     let made = shop.run_job("report", DAY, &["--no-wait"]).await.expect(4).line();
     assert_eq!(made["state"], "queued");
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
     let ended = shop.run_job("report", DAY, &[]).await.expect(0).line();
     assert_eq!(ended["run_id"], made["run_id"]);
 }
@@ -185,14 +185,14 @@ async fn transient_errors_are_retried_until_give_up_and_then_fail_with_the_last_
     let failed = started.end().await.expect(1).line();
     assert_eq!(failed["failure"]["class"], "gave_up");
     assert!(text(&failed["failure"]["message"]).contains("10m"), "{failed}");
-    assert!(shop.calls() >= 2);
+    assert!(shop.requests() >= 2);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_outage_shorter_than_give_up_heals_by_itself() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     for fault in ["jaicp.create=503+1:1", "jaicp.create=reset:1", "jaicp.task=502:3", "jaicp.download=500:1"] {
         shop.fault(fault);
     }
@@ -219,7 +219,7 @@ async fn no_more_runs_are_under_way_than_the_account_allows_over_two_processes()
     // Its place is free: one of the queued goes, and the other goes on waiting.
     until("the next create", || async { shop.sandbox.creates(Vendor::Bik) == 3 }).await;
     shop.until_count(full, 1).await;
-    assert_eq!(shop.tally("SELECT count(*) FROM runs WHERE state IN ('submitting', 'waiting')").await, 2);
+    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE state IN ('submitting', 'waiting')").await, 2);
     drop((one, two));
 }
 
@@ -264,10 +264,10 @@ async fn refused_credentials_open_the_breaker_and_nobody_asks_until_they_change(
         run(command)
     };
     let first = with("sandbox-account:wrong", DAY).await.expect(4).says("connections close north").line();
-    assert_eq!((&first["state"], shop.calls()), (&"queued".into(), 1));
+    assert_eq!((&first["state"], shop.requests()), (&"queued".into(), 1));
     // The same secret would be refused again: nobody asks.
     with("sandbox-account:wrong", NEXT_DAY).await.expect(4).says("does not accept");
-    assert_eq!(shop.calls(), 1);
+    assert_eq!(shop.requests(), 1);
     let breakers = shop.run(&["connections", "--format", "json"]).await.expect(0).json();
     let open: Vec<&str> =
         breakers.iter().filter(|line| line["breaker"] == "open").map(|line| text(&line["vendor"])).collect();
@@ -297,15 +297,15 @@ async fn an_open_breaker_lets_one_run_try_after_a_quarter_of_an_hour() {
     shop.job("report", LIVECHAT);
     shop.sandbox.set_credentials(Credentials { livechat_token: "rotated".into(), ..Credentials::default() });
     shop.run_job("report", "2025-03-03..2025-03-05", &["--each", "day"]).await.expect(4);
-    let asked = shop.calls();
+    let asked = shop.requests();
     shop.advance(Duration::from_secs(16 * 60)).await;
     shop.run_job("report", "2025-03-03..2025-03-05", &["--each", "day"]).await.expect(4);
-    assert_eq!(shop.calls(), asked + 1, "one run tries, and not all of them");
+    assert_eq!(shop.requests(), asked + 1, "one run tries, and not all of them");
     // The vendor takes the old secret again.
     shop.sandbox.set_credentials(Credentials::default());
     shop.advance(Duration::from_secs(16 * 60)).await;
     shop.run_job("report", "2025-03-03..2025-03-05", &["--each", "day"]).await;
-    assert_eq!(shop.tally("SELECT count(*) FROM connections WHERE breaker_open").await, 0);
+    assert_eq!(shop.number("SELECT count(*) FROM connections WHERE breaker_open").await, 0);
     // Those that looked while the one tried go on by themselves, too.
     shop.run_job("report", "2025-03-03..2025-03-05", &["--each", "day", "--wait", "20s"]).await.expect(0);
 }
@@ -316,7 +316,7 @@ async fn an_operator_may_open_and_close_a_breaker() {
     shop.job("report", LIVECHAT);
     shop.run(&["connections", "open", "north", "--vendor", "livechat"]).await.expect(0);
     shop.run_job("report", DAY, &[]).await.expect(4).says("opened by");
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
     shop.run(&["connections", "close", "north"]).await.expect(0);
     shop.run_job("report", DAY, &["--wait", "20s"]).await.expect(0);
     shop.run(&["connections", "close", "nroth"]).await.expect(2).says("north");
@@ -339,7 +339,7 @@ async fn cancel_keeps_the_remote_task_and_retry_goes_on_with_its_living_ticket()
     shop.job("report", "bik: {\n");
     shop.run(&["retry", id]).await.expect(0);
     shop.job("report", JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let ended = shop.run_job("report", DAY, &[]).await.expect(0).line();
     assert_eq!((&ended["run_id"], &ended["ticket"]), (&id.into(), &ticket.into()));
     assert_eq!(shop.sandbox.creates(Vendor::Jaicp), 1);
@@ -350,7 +350,7 @@ async fn cancel_keeps_the_remote_task_and_retry_goes_on_with_its_living_ticket()
 async fn retry_of_a_refused_run_asks_with_todays_job_file_for_the_runs_own_window() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     shop.fault("jaicp.create=400:1");
     let failed = shop.run_job("report", DAY, &[]).await.expect(1).line();
     assert_eq!((&failed["state"], &failed["failure"]["class"]), (&"failed".into(), &"refused".into()));
@@ -384,7 +384,7 @@ async fn a_run_cannot_be_retried_while_another_works_on_its_window() {
 async fn a_held_run_is_resolved_by_each_word_and_no_other_run_is() {
     let shop = Shop::open().await;
     shop.job("report", BIK);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     let report = shop.folder.path().join("from-the-mail.csv");
     std::fs::write(&report, "Agent,Chats\nAsha,7\n").unwrap();
     let page = shop.folder.path().join("page.csv");
@@ -442,7 +442,7 @@ async fn a_held_run_is_resolved_by_each_word_and_no_other_run_is() {
 async fn a_job_may_say_that_an_unknown_create_is_sent_again() {
     let shop = Shop::open().await;
     shop.job("report", &format!("on_unknown: resubmit\n{BIK}"));
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     shop.fault("bik.generateReport=lost:1");
     shop.run_job("report", DAY, &[]).await.expect(0);
     assert_eq!(shop.sandbox.mails().len(), 2);

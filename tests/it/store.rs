@@ -475,7 +475,7 @@ async fn a_run_that_twenty_workers_died_on_fails_and_is_not_sent() {
     }
     let failed = shop.run_job("report", DAY, &[]).await.expect(1).line();
     assert_eq!(failed["failure"]["class"], "crash_loop");
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -535,8 +535,8 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
     let shop = Shop::open().await;
     fill_tables(&shop).await;
     // The four tables that were filled from others: their rows are told late, and must not count for what follows.
-    until("the statistics of filling", || async { shop.tally(READ).await > 190_000 }).await;
-    let series = shop.tally("SELECT id FROM series WHERE job = 'job-7'").await;
+    until("the statistics of filling", || async { shop.number(READ).await > 190_000 }).await;
+    let series = shop.number("SELECT id FROM series WHERE job = 'job-7'").await;
     let id: Uuid = shop.one("SELECT id FROM runs WHERE job = 'job-7' AND state = 'queued'").await;
     let of_series =
         Filter { job: Some("job-7".into()), connection: Some("north".into()), limit: 20, ..Filter::default() };
@@ -566,7 +566,7 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
         // A pool of its own, because a server process tells its statistics when it ends.
         let pool = PgPoolOptions::new().max_connections(1).connect(&shop.database_url).await.unwrap();
         let store = RunStore::new(pool, Who("tests".into()));
-        let (read, used) = (shop.tally(READ).await, shop.tally(USED).await);
+        let (read, used) = (shop.number(READ).await, shop.number(USED).await);
         // From the sixth time on PostgreSQL may use one plan for all parameters.
         for _ in 0..8 {
             match what {
@@ -612,8 +612,8 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
             }
         }
         drop(store);
-        until(what, || async { shop.tally(USED).await > used }).await;
-        let read = shop.tally(READ).await - read;
+        until(what, || async { shop.number(USED).await > used }).await;
+        let read = shop.number(READ).await - read;
         assert!(read < 5000, "{what} read {read} rows");
     }
 }
@@ -626,7 +626,7 @@ async fn an_unmigrated_database_is_refused_and_the_message_names_the_command() {
     assert!(refused.says("reportd migrate").stdout.is_empty());
     shop.run(&["migrate", "--check"]).await.expect(1);
     assert_eq!(
-        shop.tally("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await,
+        shop.number("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").await,
         0,
         "nothing was changed"
     );
@@ -650,7 +650,7 @@ async fn a_schema_of_a_newer_reportd_is_refused_by_every_command() {
         shop.run(args).await.expect(2).says("9999").says("newer");
     }
     shop.run(&["migrate", "--check"]).await.expect(1);
-    assert_eq!(shop.calls(), 0);
+    assert_eq!(shop.requests(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -664,14 +664,14 @@ async fn processes_that_migrate_at_once_all_succeed() {
         ran.unwrap().expect(0);
     }
     let needed = reportd::db::needed_version();
-    assert_eq!(shop.tally("SELECT max(version) FROM _sqlx_migrations").await, needed);
+    assert_eq!(shop.number("SELECT max(version) FROM _sqlx_migrations").await, needed);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_programs_own_runs_keep_the_rules_that_these_tests_made_by_hand() {
     let shop = Shop::open().await;
     shop.job("report", JAICP);
-    let _hurry = shop.rush();
+    shop.without_waits().await;
     shop.run_job("report", DAY, &[]).await.expect(0);
     let kinds: Vec<String> =
         sqlx::query_scalar("SELECT kind FROM run_events ORDER BY id").fetch_all(&shop.pool).await.unwrap();

@@ -14,7 +14,6 @@ use reportd::run::store::RunStore;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Ran, Shop, database};
 
@@ -95,7 +94,7 @@ impl Shop {
     }
 
     /// Requests that the vendors were sent.
-    pub fn calls(&self) -> usize {
+    pub fn requests(&self) -> usize {
         self.sandbox.received().len()
     }
 
@@ -110,26 +109,25 @@ impl Shop {
     }
 
     /// A count, out of the database.
-    pub async fn tally(&self, sql: &'static str) -> i64 {
+    pub async fn number(&self, sql: &'static str) -> i64 {
         self.one::<i64>(sql).await
     }
 
     /// Waits until a statement that counts gives so many.
     pub async fn until_count(&self, sql: &'static str, is: i64) {
-        until(sql, || async { self.tally(sql).await == is }).await;
+        until(sql, || async { self.number(sql).await == is }).await;
     }
 
-    /// As long as it is kept, no run waits for its time to be polled or tried again.
-    pub fn rush(&self) -> AbortOnDropHandle<()> {
-        let pool = self.pool.clone();
-        AbortOnDropHandle::new(tokio::spawn(async move {
-            loop {
-                let due = "UPDATE runs SET next_step_at = reportd_now()
-                           WHERE state IN ('queued', 'waiting') AND lease_token IS NULL AND next_step_at > reportd_now()";
-                sqlx::query(due).execute(&pool).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(20)).await;
-            }
-        }))
+    /// From now on no run waits for its time to be polled or tried again.
+    pub async fn without_waits(&self) {
+        for statement in [
+            "CREATE FUNCTION at_once() RETURNS trigger LANGUAGE plpgsql
+             AS $$ BEGIN NEW.next_step_at = reportd_now(); RETURN NEW; END $$",
+            "CREATE TRIGGER at_once BEFORE INSERT OR UPDATE OF next_step_at ON runs FOR EACH ROW EXECUTE FUNCTION at_once()",
+            "UPDATE runs SET next_step_at = reportd_now()",
+        ] {
+            sqlx::query(statement).execute(&self.pool).await.unwrap();
+        }
     }
 
     /// The store, as the library has it.

@@ -161,6 +161,20 @@ impl RunStore {
         Ok(())
     }
 
+    /// Lets a run that waits for a breaker go on if that is closed by now.
+    pub async fn wake_if_breaker_closed(&self, run: Uuid) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
+             WHERE runs.id = $1 AND runs.blocked AND runs.lease_token IS NULL
+               AND c.connection = runs.connection AND c.vendor = runs.vendor AND NOT c.breaker_open",
+        )
+        .bind(run)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("look whether a breaker still holds a run"))?;
+        Ok(())
+    }
+
     /// Asks for a permit and, in the same transaction, commits the intent to make the first call: breaker, in-flight
     /// limit and rate are checked under a lock on the account's row, so they hold over all processes. With a create,
     /// `task` also makes its row in `remote_tasks`. `allocate` gives the run its revision now (answers that come at once).
