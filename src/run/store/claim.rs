@@ -211,10 +211,10 @@ impl RunStore {
                  UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
                      revision = CASE WHEN $5 THEN COALESCE(revision, next_revision(series_id, window_label)) ELSE revision END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
-                 RETURNING id, connection, vendor
+                 RETURNING id, connection, vendor, base_url, account
              ), task AS (
-                 INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor)
-                 SELECT $3, id, connection, vendor FROM intended WHERE $6
+                 INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+                 SELECT $3, id, connection, vendor, base_url, account FROM intended WHERE $6
              )
              INSERT INTO run_events (run_id, kind, who, detail)
              SELECT id, 'submitting', $7, 'about to call ' || vendor FROM intended",

@@ -64,7 +64,7 @@ impl RunStore {
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let recorded = sqlx::query(
             "UPDATE remote_tasks SET remote_id = $2, outcome = 'created', created_at = reportd_now(), status_word = $3,
-                 rows_written = $4, rows_total = $5
+                 rows_written = $4, rows_total = $5, ticket = $6
              WHERE attempt_id = $1 AND remote_id IS NULL",
         )
         .bind(attempt)
@@ -72,6 +72,7 @@ impl RunStore {
         .bind(&seen.status)
         .bind(seen.written)
         .bind(seen.total)
+        .bind(ticket)
         .execute(&mut *tx)
         .await;
         match recorded {
