@@ -138,22 +138,41 @@ impl RunStore {
 
     /// Gives a claim back without a finished step: interrupted work uses no attempt. A run whose call is under way keeps
     /// its lease, since only its end tells the next worker that the call is over.
-    pub async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub async fn release(&self, lease: &Lease, note: &str) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0)
+            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0), note = $3
              WHERE id = $1 AND lease_token = $2 AND state IN ('queued', 'waiting')",
         )
         .bind(lease.run)
         .bind(lease.token)
+        .bind(note)
         .execute(&self.pool)
         .await
         .map_err(doing("release a run"))?;
         Ok(())
     }
 
+    /// Puts a run off that was found in `submitting` and cannot be decided now, for want of a secret: it stays as it is, and
+    /// the claim that found it does not count.
+    pub async fn park(&self, lease: &Lease, after: Duration, note: &str) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0), note = left($4, 1000),
+                 next_step_at = reportd_now() + make_interval(secs => $3)
+             WHERE id = $1 AND lease_token = $2 AND state = 'submitting'",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(after.as_secs_f64())
+        .bind(note)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("put a run off"))?;
+        fenced(done.rows_affected())
+    }
+
     /// A person asks for a blocked run: it is looked at now, in case what blocked it was mended.
     pub async fn nudge(&self, run: Uuid) -> Result<(), StoreError> {
-        sqlx::query("UPDATE runs SET next_step_at = reportd_now() WHERE id = $1 AND blocked AND lease_token IS NULL")
+        sqlx::query("UPDATE runs SET next_step_at = reportd_now() WHERE id = $1 AND lease_token IS NULL AND (blocked OR state = 'submitting')")
             .bind(run)
             .execute(&self.pool)
             .await
