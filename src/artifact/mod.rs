@@ -322,6 +322,17 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_file_may_reach_the_limit_and_not_pass_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let spool = Spool::open(folder.path()).unwrap();
+        let mut writer = spool.file(label(Expect::Anything));
+        writer.size = MAX_BYTES - 1;
+        writer.write(Bytes::from_static(b"x")).await.unwrap();
+        let error = writer.write(Bytes::from_static(b"x")).await.unwrap_err();
+        assert!(matches!(error, SpoolError::TooLarge), "{error}");
+    }
+
+    #[tokio::test]
     async fn nothing_stays_behind_when_a_file_is_refused_or_dropped() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path()).unwrap();
