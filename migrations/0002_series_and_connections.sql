@@ -26,6 +26,8 @@ CREATE TABLE connections (
     breaker_probe_at   timestamptz,
     -- Salted fingerprint of the secret that was refused: another one is tried at once.
     breaker_secret     text,
+    -- Opened by an operator: only an operator closes it.
+    breaker_by_hand    boolean NOT NULL DEFAULT false,
     CONSTRAINT connections_pkey PRIMARY KEY (connection, vendor),
     CONSTRAINT connections_vendor_known CHECK (vendor IN ('bik', 'livechat', 'jaicp')),
     CONSTRAINT connections_breaker_open_iff_reason

@@ -9,12 +9,13 @@ use thiserror::Error;
 use crate::archive::{Archive, ArchiveError};
 use crate::clock::Clock;
 use crate::connection::Connection;
+use crate::connection::environment::Environment;
 use crate::db::{Db, DbError, Migration};
 use crate::job::load::Jobs;
 use crate::job::{self, Job, Series};
 use crate::run::Who;
 use crate::run::store::{RunStore, StoreError};
-use crate::settings::{self, Environment, Loaded, Settings};
+use crate::settings::{self, Loaded, Settings};
 use crate::vendor::http::Http;
 use crate::worker::lease::Leases;
 use crate::worker::{Accounts, Worker};
@@ -162,6 +163,15 @@ pub enum StartError {
     Http(#[source] reqwest::Error),
 }
 
+/// What a command does with the archive.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveUse {
+    /// Puts reports into it; makes it when it is not there.
+    Writes,
+    /// Reads it at most; nothing is made.
+    Reads,
+}
+
 /// Everything that works on runs.
 #[derive(Debug)]
 pub struct App {
@@ -174,9 +184,15 @@ pub struct App {
 
 impl App {
     /// Opens database and archive. `who` signs what is written to histories.
-    pub async fn open(settings: &Settings, clock: Clock, who: Who, migration: Migration) -> Result<App, StartError> {
+    pub async fn open(
+        settings: &Settings,
+        clock: Clock,
+        who: Who,
+        migration: Migration,
+        archive: ArchiveUse,
+    ) -> Result<App, StartError> {
         let db = Db::open(settings, migration).await?;
-        match App::with(&db, settings, clock, who).await {
+        match App::with(&db, settings, clock, who, archive).await {
             Ok((worker, renewal)) => Ok(App { db, worker, renewal }),
             Err(error) => {
                 db.close().await;
@@ -190,11 +206,15 @@ impl App {
         settings: &Settings,
         clock: Clock,
         who: Who,
+        archive: ArchiveUse,
     ) -> Result<(Worker, tokio::task::JoinHandle<()>), StartError> {
         let store = RunStore::new(db.pool.clone(), who);
         let instance = store.instance().await?;
         let worker = Worker {
-            archive: Archive::open(&settings.archive, true).await?,
+            archive: match archive {
+                ArchiveUse::Writes => Archive::open(&settings.archive, true).await?,
+                ArchiveUse::Reads => Archive::attach(&settings.archive).await?,
+            },
             http: Http::new().map_err(StartError::Http)?,
             accounts: Accounts::new(settings, &instance.salt),
             leases: Leases::default(),

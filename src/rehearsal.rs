@@ -19,6 +19,8 @@ pub struct Rehearsal {
     pub sandbox: Sandbox,
     /// Where its archive is.
     pub folder: PathBuf,
+    /// Held as long as the rehearsal lasts.
+    _only: std::fs::File,
 }
 
 /// Time between two states of a simulated task.
@@ -33,17 +35,29 @@ const VARIABLES: [(&str, &str); 4] = [
 ];
 
 impl Rehearsal {
-    /// Starts the sandbox and points a copy of `settings` at it; what it writes lies in `.reportd/<name>`.
+    /// Starts the sandbox and points a copy of `settings` at it; what it writes lies in `.reportd/<name>`, and starts clean each
+    /// time: a run of an earlier rehearsal was made for vendors that are gone. One at a time in a folder.
     pub async fn start(settings: &Settings, name: &str, clock: Clock) -> std::io::Result<Rehearsal> {
+        let folder = settings.root.join(".reportd").join(name);
+        std::fs::create_dir_all(&folder)?;
+        let only = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
+        if rustix::fs::flock(&only, rustix::fs::FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Err(std::io::Error::other(format!("another rehearsal is running in {}", folder.display())));
+        }
+        match std::fs::remove_dir_all(folder.join("archive")) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e),
+            _ => {}
+        }
         let options = Options {
             listen: ([127, 0, 0, 1], 0).into(),
             faults: Vec::new(),
             pace: PACE,
             clock: Arc::new(move || clock.now()),
+            // Its database starts clean with it.
+            ids_from: 0,
         };
         let sandbox = Sandbox::start(options).await?;
         let mut settings = settings.clone();
-        let folder = settings.root.join(".reportd").join(name);
         settings.archive = folder.join("archive");
         settings.database =
             Database::Embedded(crate::settings::compile::embedded_folder(&folder, crate::app::as_root(), "pg"));
@@ -54,7 +68,7 @@ impl Rehearsal {
         for connection in &mut settings.connections {
             point_at(connection, &sandbox);
         }
-        Ok(Rehearsal { settings, sandbox, folder })
+        Ok(Rehearsal { settings, sandbox, folder, _only: only })
     }
 
     /// Stops the sandbox.

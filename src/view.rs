@@ -102,14 +102,6 @@ pub struct RunView {
     pub failure: Option<FailureView>,
 }
 
-/// The vendor's id in a stored ticket.
-pub fn ticket_text(ticket: Option<&Value>) -> Option<String> {
-    match ticket?.as_object()?.values().next()? {
-        Value::String(text) => Some(text.clone()),
-        other => Some(other.to_string()),
-    }
-}
-
 fn artifacts(rows: &[ArtifactRow]) -> Vec<ArtifactView> {
     let view = |row: &ArtifactRow| ArtifactView {
         path: row.path.clone(),
@@ -135,7 +127,7 @@ impl RunView {
             trigger: run.trigger.as_str().to_owned(),
             state: run.state.as_str().to_owned(),
             window: WindowView::from_row(run.window_start, run.window_end, &run.window_zone, &run.window_label),
-            ticket: ticket_text(run.ticket.as_ref()),
+            ticket: run.ticket_id(),
             revision: run.revision.filter(|_| run.state.is_held_in_archive()),
             artifacts: artifacts(files),
             failure,

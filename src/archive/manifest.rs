@@ -136,6 +136,27 @@ impl Manifest {
         text
     }
 
+    /// Whether this run put it, for the same question.
+    pub fn is_of(&self, run: Uuid, content_hash: &str) -> bool {
+        self.run_id == run && self.content_hash == content_hash
+    }
+
+    /// Whether it can be what lies in `folder`; the error says why not.
+    pub fn check(&self, folder: &str) -> Result<(), String> {
+        if self.schema_version > SCHEMA_VERSION {
+            return Err(format!("schema_version {} is newer than this reportd knows", self.schema_version));
+        }
+        let place =
+            self.window.window().map(|w| super::revision_folder(&self.job, &self.connection, &w, self.revision));
+        if place.as_deref() != Some(folder) {
+            return Err(format!("it describes {}, which is not where it lies", place.unwrap_or_default()));
+        }
+        match self.files.iter().find(|f| f.name.contains(['/', '\\']) || f.name.starts_with('.') || f.name.is_empty()) {
+            Some(file) => Err(format!("it names a file outside its folder: {}", file.name.escape_debug())),
+            None => Ok(()),
+        }
+    }
+
     /// Reads a manifest.
     pub fn from_bytes(bytes: &[u8]) -> Result<Manifest, serde_json::Error> {
         serde_json::from_slice(bytes)

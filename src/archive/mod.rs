@@ -149,6 +149,15 @@ impl Archive {
         Ok(Archive { root, store: Arc::new(store), id, spool })
     }
 
+    /// The archive in `root` for one who writes nothing: it need not be there, and is not made.
+    pub async fn attach(root: &Path) -> Result<Archive, ArchiveError> {
+        if root.join(IDENTITY).is_file() {
+            return Archive::open(root, false).await;
+        }
+        let store = Arc::new(LocalFileSystem::new());
+        Ok(Archive { root: root.to_owned(), store, id: Uuid::nil(), spool: Spool::unopened(&root.join(".spool")) })
+    }
+
     /// Its id, which the database remembers.
     pub fn id(&self) -> Uuid {
         self.id
@@ -198,17 +207,25 @@ impl Archive {
         let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
         match self.store.put_opts(&Key::from(key.as_str()), PutPayload::from(text), options).await {
             Ok(_) => {
-                let path = self.root.join(folder);
-                sync_folder(&path).map_err(|source| ArchiveError::Folder { what: "sync", path, source })?;
+                self.sync(folder)?;
                 Ok(Stored { manifest: manifest.clone(), manifest_path: key, manifest_sha256: sha256 })
             }
             Err(object_store::Error::AlreadyExists { .. }) => match self.manifest(folder).await? {
-                Some(stored) if stored.manifest.run_id == manifest.run_id => Ok(stored),
+                Some(stored) if stored.manifest.is_of(manifest.run_id, &manifest.content_hash) => {
+                    self.sync(folder)?;
+                    Ok(stored)
+                }
                 Some(stored) => Err(ArchiveError::Taken { key, run: stored.manifest.run_id }),
                 None => Err(ArchiveError::Taken { key, run: Uuid::nil() }),
             },
             Err(source) => Err(ArchiveError::Store { what: "put", key, source }),
         }
+    }
+
+    /// Makes what is in a revision's folder durable. Whoever found a manifest there does so before the database relies on it.
+    pub(crate) fn sync(&self, folder: &str) -> Result<(), ArchiveError> {
+        let path = self.root.join(folder);
+        sync_folder(&path).map_err(|source| ArchiveError::Folder { what: "sync", path, source })
     }
 
     /// The manifest of a revision, if there is one.

@@ -7,7 +7,7 @@ use std::path::Path;
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::manifest::{FileEntry, Manifest, SCHEMA_VERSION};
+use super::manifest::{FileEntry, Manifest};
 use super::{Archive, ArchiveError};
 
 /// One thing that is wrong, or an orphan, which is not wrong but told.
@@ -138,19 +138,12 @@ impl Checker<'_> {
             Err(e) => return self.fault("unreadable", key, format!("the manifest is not what reportd writes: {e}")),
         };
         self.report.revisions += 1;
-        if manifest.schema_version > SCHEMA_VERSION {
-            let message = format!("schema_version {} is newer than this reportd knows", manifest.schema_version);
-            return self.fault("unreadable", key, message);
-        }
         let folder = key.strip_suffix("/manifest.json").unwrap_or(key);
-        let window = manifest.window.window();
-        let place = window.map(|w| super::revision_folder(&manifest.job, &manifest.connection, &w, manifest.revision));
-        if place.as_deref() != Some(folder) {
-            let message = format!("the manifest describes {}, which is not where it lies", place.unwrap_or_default());
-            self.fault("misplaced", key, message);
+        if let Err(why) = manifest.check(folder) {
+            return self.fault("misplaced", key, why);
         }
         for file in &manifest.files {
-            self.file(key, folder, file);
+            self.file(folder, file);
         }
         let link = Link {
             revision: manifest.revision,
@@ -162,16 +155,9 @@ impl Checker<'_> {
         self.chains.entry(window.to_owned()).or_default().push(link);
     }
 
-    fn file(&mut self, key: &str, folder: &str, file: &FileEntry) {
+    fn file(&mut self, folder: &str, file: &FileEntry) {
         let path = format!("{folder}/{}", file.name);
         self.unnamed.remove(path.as_str());
-        if file.name.contains(['/', '\\']) || file.name.starts_with('.') {
-            return self.fault(
-                "misplaced",
-                key,
-                format!("the manifest names a file outside its folder: {}", file.name),
-            );
-        }
         match hash_file(&self.root.join(&path)) {
             Ok((size, sha256)) => {
                 self.report.files += 1;

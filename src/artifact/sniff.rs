@@ -129,8 +129,9 @@ impl Sniffer {
                 Expect::Csv { with_header: false } if no_rows => {}
                 _ => return not("0 bytes"),
             },
-            _ if start.starts_with("<!doctype html") || start.starts_with("<html") => return not("an HTML page"),
             _ if start.starts_with("<?xml") || start.starts_with("<error") => return not("an XML document"),
+            // No table, workbook or JSON starts so; every error page does.
+            _ if start.starts_with('<') => return not("an HTML page"),
             _ => {}
         }
         let looks_json = serde_json_like(&start);
@@ -165,7 +166,9 @@ impl Sniffer {
             None => 0,
         };
         let rows = records.saturating_sub(u32::from(with_header));
-        Ok(Seen { media_type: CSV, extension: "csv", has_rows: Some(rows > 0 && !no_rows) })
+        // In UTF-16 line ends look different; what cannot be told is not told.
+        let has_rows = (!utf16).then_some(rows > 0 && !no_rows);
+        Ok(Seen { media_type: CSV, extension: "csv", has_rows })
     }
 
     fn xlsx(&self) -> Result<Seen, NotAReport> {

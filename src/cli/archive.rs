@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::text::size;
 use super::{Cx, Exit, Failure, note, say, say_json};
+use crate::app::ArchiveUse;
 use crate::archive::Archive;
 use crate::worker::rebuild::{RebuildError, rebuild};
 
@@ -45,7 +46,7 @@ impl ArchiveCommand {
             Verb::Rebuild => {
                 // Before the database: a folder that is no archive must not be made one here.
                 Archive::open(&settings.archive, false).await?;
-                let app = cx.app(&settings).await?;
+                let app = cx.app(&settings, ArchiveUse::Writes).await?;
                 let result = rebuild(&app.worker.archive, &app.worker.store).await;
                 app.close().await;
                 let rebuilt = result.map_err(|error: RebuildError| Failure::Failed(error.into()))?;

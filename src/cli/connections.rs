@@ -6,7 +6,7 @@ use comfy_table::presets::NOTHING;
 use serde::Serialize;
 
 use super::{Cx, Exit, Failure, say, say_json};
-use crate::app::App;
+use crate::app::{App, ArchiveUse};
 use crate::request::Vendor;
 use crate::request::window::rfc3339_in;
 use crate::run::store::claim::Permit;
@@ -58,7 +58,7 @@ impl Connections {
                 return Err(Failure::Usage(format!("no connection '{}' (known: {})", named.name, known.join(", "))));
             }
         }
-        let app = cx.app(&settings).await?;
+        let app = cx.app(&settings, ArchiveUse::Reads).await?;
         let result = match &self.verb {
             None => list(cx, &app, &settings).await,
             Some(Verb::Close(named)) => set(cx, &app, &settings, named, false).await,
@@ -88,7 +88,7 @@ async fn set(cx: &Cx, app: &App, settings: &Settings, named: &Name, open: bool) 
                 max_in_flight: limits.max_in_flight,
                 secret: secret.as_ref().map_or("", |s| &s.fingerprint),
             };
-            store.open_breaker(&permit, &reason).await?;
+            store.open_breaker(&permit, &reason, true).await?;
             told.push(format!("{name} {vendor}: open; its runs wait"));
         } else {
             let was = store.close_breaker(name, vendor.as_str()).await?;

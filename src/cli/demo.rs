@@ -14,7 +14,7 @@ use super::progress::Board;
 use super::run_job::{Outcome, run_one, stop_on_signal, worst};
 use super::text::size;
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
-use crate::app::{App, Files};
+use crate::app::{App, ArchiveUse, Files};
 use crate::job::resolve::Mailing;
 use crate::plan::{Planned, planned};
 use crate::rehearsal::Rehearsal;
@@ -41,13 +41,6 @@ impl Demo {
         }
         let mut settings = loaded.settings;
         add_second_shop(&mut settings);
-        let folder = settings.root.join(".reportd").join("demo");
-        std::fs::create_dir_all(&folder)?;
-        let _only = only_one(&folder)?;
-        match std::fs::remove_dir_all(folder.join("archive")) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => return Err(e.into()),
-            _ => {}
-        }
         let rehearsal = Rehearsal::start(&settings, "demo", cx.clock.clone()).await?;
         let result = demo(cx, &rehearsal, &place.jobs).await;
         rehearsal.stop().await;
@@ -66,15 +59,6 @@ fn add_second_shop(settings: &mut Settings) {
     }
 }
 
-/// Two demos at once would wipe each other's archive.
-fn only_one(folder: &std::path::Path) -> Result<std::fs::File, Failure> {
-    let file = std::fs::File::options().create(true).truncate(false).write(true).open(folder.join("lock"))?;
-    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(file),
-        Err(_) => Err(Failure::Usage("another demo is running in this folder".into())),
-    }
-}
-
 async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<Exit, Failure> {
     let files = Files::with(rehearsal.settings.clone(), Vec::new(), jobs, &cx.clock);
     refuse_errors(&files, None)?;
@@ -86,9 +70,9 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
         "The vendors of this demo are simulated, on http://{}: nothing leaves this machine.",
         rehearsal.sandbox.addr()
     ));
-    let app = cx.app(&rehearsal.settings).await?;
+    let app = cx.app(&rehearsal.settings, ArchiveUse::Writes).await?;
     let result = async {
-        app.worker.store.forget_everything().await?;
+        app.db.wipe().await.map_err(crate::app::StartError::Db)?;
         app.worker.check_bond().await?;
         let now = super::text::instant(None, chrono_tz::UTC, &cx.clock).map_err(Failure::Usage)?;
         let fires: Vec<Planned> = series

@@ -24,11 +24,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::app::{App, Files, Place, Selection, StartError};
+use crate::app::{App, ArchiveUse, Files, Place, Selection, StartError};
 use crate::clock::Clock;
+use crate::connection::environment::Environment;
 use crate::db::Migration;
 use crate::run::store::StoreError;
-use crate::settings::Environment;
 use crate::telemetry::{self, Chain, LogFormat};
 use crate::worker::open::OpenError;
 use crate::yaml::Problem;
@@ -257,9 +257,9 @@ impl Cx {
     }
 
     /// Opens database and archive as an operator of this machine, and says where an embedded database is.
-    pub(crate) async fn app(&self, settings: &crate::settings::Settings) -> Result<App, Failure> {
+    pub(crate) async fn app(&self, settings: &crate::settings::Settings, archive: ArchiveUse) -> Result<App, Failure> {
         let who = crate::app::who(&self.environment, true);
-        let app = App::open(settings, self.clock.clone(), who, Migration::EmbeddedOnly).await?;
+        let app = App::open(settings, self.clock.clone(), who, Migration::EmbeddedOnly, archive).await?;
         if let Some(notice) = &app.db.notice {
             note(&format!("reportd: {notice}"));
         }
@@ -311,7 +311,7 @@ pub(crate) fn say_json(value: &impl serde::Serialize) {
 
 /// Runs the program.
 pub fn main() -> ExitCode {
-    let environment = Environment::capture();
+    let environment = crate::settings::environment();
     if let Some(point) = environment.get("REPORTD_CRASH_AT") {
         crate::crash::arm(&point);
     }

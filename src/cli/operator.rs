@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args};
 
 use super::{Cx, Exit, Failure, say, say_json};
-use crate::app::{App, Selection};
+use crate::app::{App, ArchiveUse, Selection};
 use crate::operator::{self, OperatorError};
 use crate::request::window::Window;
 use crate::view::RunView;
@@ -59,7 +59,7 @@ async fn finish(cx: &Cx, app: &App, id: uuid::Uuid, words: &str) -> Result<Exit,
 
 impl Retry {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
-        let app = cx.app(&cx.settings()?).await?;
+        let app = cx.app(&cx.settings()?, ArchiveUse::Writes).await?;
         let result = self.retry(cx, &app).await;
         app.close().await;
         result
@@ -84,7 +84,7 @@ impl Retry {
 
 impl Cancel {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
-        let app = cx.app(&cx.settings()?).await?;
+        let app = cx.app(&cx.settings()?, ArchiveUse::Reads).await?;
         let result = async {
             let run = app.worker.store.by_prefix(&self.run).await?;
             app.worker.store.cancel(&run).await?;
@@ -98,7 +98,7 @@ impl Cancel {
 
 impl Resolve {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
-        let app = cx.app(&cx.settings()?).await?;
+        let app = cx.app(&cx.settings()?, ArchiveUse::Writes).await?;
         let result = self.resolve(cx, &app).await;
         app.close().await;
         result

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use super::progress::Board;
 use super::text::{self, size};
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
-use crate::app::{App, Files, Selection};
+use crate::app::{App, ArchiveUse, Files, Selection};
 use crate::connection::Connection;
 use crate::job::resolve::Mailing;
 use crate::job::{Job, Series};
@@ -112,7 +112,10 @@ impl RunJob {
                 rehearsal.folder.display()
             ));
         }
-        let app = cx.app(&files.settings).await?;
+        let app = cx.app(&files.settings, ArchiveUse::Writes).await?;
+        if rehearsal.is_some() {
+            app.db.wipe().await.map_err(crate::app::StartError::Db)?;
+        }
         let result = self.run_all(cx, &app, &fires).await;
         app.close().await;
         if let Some(rehearsal) = rehearsal {

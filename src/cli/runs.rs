@@ -1,12 +1,14 @@
 //! `reportd runs` and `reportd show`.
 
+use std::collections::HashMap;
+
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
 use super::text::{local, size};
 use super::{Cx, Exit, Failure, progress, say, say_json, text};
-use crate::app::{App, Selection};
+use crate::app::{App, ArchiveUse, Selection};
 use crate::run::store::query::Filter;
 use crate::run::store::revision::ArtifactRow;
 use crate::run::{Run, State};
@@ -55,7 +57,7 @@ impl Runs {
             since,
             limit: i64::from(self.limit),
         };
-        let app = cx.app(&cx.settings()?).await?;
+        let app = cx.app(&cx.settings()?, ArchiveUse::Reads).await?;
         let result = list(cx, &app, &filter).await;
         app.close().await;
         result
@@ -66,8 +68,13 @@ async fn list(cx: &Cx, app: &App, filter: &Filter) -> Result<Exit, Failure> {
     let runs = app.worker.store.list(filter).await?;
     let mut table = Table::new();
     table.load_style(NOTHING).set_header(["RUN", "SERIES", "WINDOW", "STATE", "MADE", "BY", "FILES"]);
+    let ids: Vec<uuid::Uuid> = runs.iter().map(|run| run.id).collect();
+    let mut by_run: HashMap<uuid::Uuid, Vec<ArtifactRow>> = HashMap::new();
+    for (run, file) in app.worker.store.artifacts_of(&ids).await? {
+        by_run.entry(run).or_default().push(file);
+    }
     for run in &runs {
-        let files = files_of(app, run).await?;
+        let files = by_run.remove(&run.id).unwrap_or_default();
         if cx.json() {
             say_json(&RunView::of(run, &files));
             continue;
@@ -96,7 +103,7 @@ async fn list(cx: &Cx, app: &App, filter: &Filter) -> Result<Exit, Failure> {
 
 impl Show {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
-        let app = cx.app(&cx.settings()?).await?;
+        let app = cx.app(&cx.settings()?, ArchiveUse::Reads).await?;
         let result = self.show(cx, &app).await;
         app.close().await;
         result

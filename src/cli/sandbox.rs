@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use super::{Cx, Exit, Failure, say};
-use crate::sandbox::{Fault, Options, Sandbox, credentials};
+use crate::sandbox::{Fault, Options, Sandbox, credentials, ids_of_this_start};
 
 #[derive(Debug, Args)]
 pub(super) struct SandboxCommand {
@@ -26,6 +26,7 @@ impl SandboxCommand {
             listen: self.listen,
             faults: self.faults.clone(),
             pace: Duration::from_secs(2),
+            ids_from: ids_of_this_start(cx.clock.now()),
             clock: Arc::new(move || clock.now()),
         };
         let sandbox = Sandbox::start(options)

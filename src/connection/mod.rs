@@ -2,6 +2,7 @@
 //!
 //! It holds where secrets are, never the secrets: `vendor::account` reads those when it needs them.
 
+pub mod environment;
 pub mod secret;
 
 use std::collections::BTreeMap;

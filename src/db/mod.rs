@@ -76,8 +76,12 @@ pub struct Db {
 
 /// A connection gives up on a lock after this long, and the server on a transaction that we let idle: a frozen process then
 /// stops nobody.
-const SESSION: [(&str, &str); 3] =
-    [("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "30s"), ("application_name", "reportd")];
+const SESSION: [(&str, &str); 4] = [
+    ("statement_timeout", "60s"),
+    ("lock_timeout", "10s"),
+    ("idle_in_transaction_session_timeout", "30s"),
+    ("application_name", "reportd"),
+];
 
 fn from_url(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     url.expose_secret().parse::<PgConnectOptions>().map_err(|_| DbError::Url)
@@ -135,6 +139,15 @@ impl Db {
                 Err(error)
             }
         }
+    }
+
+    /// Empties a rehearsal's database, which starts clean each time.
+    pub async fn wipe(&self) -> Result<(), DbError> {
+        let statements =
+            "TRUNCATE artifacts, revisions, run_events, remote_tasks, runs, series, connections RESTART IDENTITY;
+                          UPDATE instance SET archive_id = NULL";
+        sqlx::raw_sql(statements).execute(&self.pool).await.map_err(DbError::Connect)?;
+        Ok(())
     }
 
     /// Closes the pool and, as its last user, stops the embedded cluster.

@@ -281,6 +281,16 @@ pub fn canonical_hash(value: &Value) -> String {
     hex::encode(Sha256::digest(text.as_bytes()))
 }
 
+/// Whether the URL's host is this machine itself.
+pub fn is_loopback(url: &url::Url) -> bool {
+    match url.host() {
+        Some(url::Host::Domain(name)) => name == "localhost",
+        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
+        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
+        None => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

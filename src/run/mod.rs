@@ -167,6 +167,16 @@ pub struct Run {
     pub finished_at: Option<DateTime<Utc>>,
 }
 
+impl Run {
+    /// The vendor's id of the report: a ticket's one value, whatever the vendor calls it.
+    pub fn ticket_id(&self) -> Option<String> {
+        match self.ticket.as_ref()?.as_object()?.values().next()? {
+            Value::String(text) => Some(text.clone()),
+            other => Some(other.to_string()),
+        }
+    }
+}
+
 impl TryFrom<String> for Trigger {
     type Error = String;
 

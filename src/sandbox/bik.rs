@@ -186,7 +186,7 @@ fn generate_report(world: &World, body: &Object) -> Result<Answer, Refusal> {
     let seed =
         ["reportType", "reportName", "dateRange", "filters"].map(|key| json!(fields.get(key)).to_string()).concat();
     let mut state = world.lock();
-    let id = 44_590 + state.bik.reports.len() as u64;
+    let id = 44_590 + world.ids_from + state.bik.reports.len() as u64;
     let task = Task::begin(&mut state.faults, Vendor::Bik, "generateReport", Instant::now());
     state.bik.reports.insert(id, Report { task, span: Span { start, end }, seed, channel });
     let at = world.now();

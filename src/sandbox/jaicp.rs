@@ -139,7 +139,7 @@ fn create(world: &World, call: &Call, kind: &str) -> Result<Answer, Refusal> {
     let seed = format!("{}{}{:?}", kind.path, json!(body.get("filters")), choice.span);
 
     let mut state = world.lock();
-    let id = 1 + state.jaicp.tasks.len() as u64;
+    let id = 1 + world.ids_from + state.jaicp.tasks.len() as u64;
     let task = Task::begin(&mut state.faults, Vendor::Jaicp, "create", Instant::now());
     let plan = Plan { kind, choice, settings, sent: body.get("settings").cloned(), seed };
     let export = Export { task, created: now, deleted: false, plan };

@@ -104,13 +104,20 @@ pub struct Options {
     pub pace: Duration,
     /// The calendar.
     pub clock: Clock,
+    /// Added to every id that a vendor gives out; see [`ids_of_this_start`].
+    pub ids_from: u64,
+}
+
+/// A start for ids that no earlier start of a sandbox has used: real vendors never begin to count again either.
+pub fn ids_of_this_start(now: DateTime<Utc>) -> u64 {
+    u64::try_from(now.timestamp_millis()).unwrap_or(0)
 }
 
 impl Options {
     /// For tests: any free port, no faults, 10 ms between two states.
     pub fn quick(clock: Clock) -> Self {
         let listen = (Ipv4Addr::LOCALHOST, 0).into();
-        Self { listen, faults: Vec::new(), pace: Duration::from_millis(10), clock }
+        Self { listen, faults: Vec::new(), pace: Duration::from_millis(10), clock, ids_from: 0 }
     }
 }
 
@@ -133,7 +140,7 @@ impl Sandbox {
         }
         let listener = TcpListener::bind(options.listen).await?;
         let addr = listener.local_addr()?;
-        let world = Arc::new(World::new(options.clock, options.pace, format!("http://{addr}")));
+        let world = Arc::new(World::new(options.clock, options.pace, format!("http://{addr}"), options.ids_from));
         world.lock().faults.replace(options.faults);
         let stop = CancellationToken::new();
         let server = tokio::spawn(server::serve(listener, Arc::clone(&world), stop.clone()));

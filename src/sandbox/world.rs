@@ -67,6 +67,8 @@ pub struct Mail {
 
 pub(super) struct World {
     pub clock: Clock,
+    /// Added to every id.
+    pub ids_from: u64,
     pub pace: Duration,
     /// `http://127.0.0.1:PORT`, where links point.
     pub origin: String,
@@ -88,8 +90,8 @@ pub(super) struct State {
 }
 
 impl World {
-    pub fn new(clock: Clock, pace: Duration, origin: String) -> Self {
-        Self { clock, pace, origin, state: Mutex::default() }
+    pub fn new(clock: Clock, pace: Duration, origin: String, ids_from: u64) -> Self {
+        Self { clock, pace, origin, ids_from, state: Mutex::default() }
     }
 
     pub fn lock(&self) -> MutexGuard<'_, State> {
@@ -175,7 +177,7 @@ mod tests {
     #[test]
     fn the_newest_requests_are_kept_and_late_answers_find_their_request() {
         let clock: Clock = Arc::new(|| DateTime::UNIX_EPOCH);
-        let world = World::new(clock, Duration::ZERO, String::new());
+        let world = World::new(clock, Duration::ZERO, String::new(), 0);
         let mut call = Call {
             method: Method::GET,
             path: String::new(),

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 use url::Url;
 
-use super::compile::{Compiler, is_loopback};
+use super::compile::Compiler;
 use super::file::{
     BikConnectionFile, BySessionMethodFile, ConnectionFile, JaicpConnectionFile, LivechatAuthFile,
     LivechatConnectionFile, StatesFile,
@@ -18,6 +18,7 @@ use crate::job::is_name;
 use crate::job::policy::{keep, parse_zone};
 use crate::job::resolve::is_address;
 use crate::request::bik::BikEndpoint;
+use crate::request::is_loopback;
 use crate::request::jaicp::JaicpEndpoint;
 use crate::request::livechat::LivechatEndpoint;
 use crate::yaml::{DurationText, Finding, Named, Path, parse_duration};

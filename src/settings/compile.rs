@@ -7,7 +7,8 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::file::{ConfigFile, DefaultsFile, MailFile};
-use super::{Database, Environment, Mail, Settings};
+use super::{Database, Mail, Settings};
+use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
 use crate::job::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_zone};
 use crate::job::{Defaults, notice};
@@ -173,16 +174,6 @@ impl Compiler {
                 None
             }
         }
-    }
-}
-
-/// Whether the URL's host is this machine itself.
-pub fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(url::Host::Domain(name)) => name == "localhost",
-        Some(url::Host::Ipv4(ip)) => ip.is_loopback(),
-        Some(url::Host::Ipv6(ip)) => ip.is_loopback(),
-        None => false,
     }
 }
 

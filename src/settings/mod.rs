@@ -7,51 +7,20 @@ mod accounts;
 pub mod compile;
 pub mod file;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use secrecy::SecretString;
 
 use crate::connection::Connection;
+use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
 use crate::job::Defaults;
 use crate::yaml::{self, Decoder, Problem, Severity};
 use file::ConfigFile;
 
-/// The environment as it was when the process started.
-#[derive(Clone, Default)]
-pub struct Environment(HashMap<String, String>);
-
-impl Environment {
-    /// Takes the process's environment; variables that are not UTF-8 count as unset.
-    pub fn capture() -> Environment {
-        let pairs = std::env::vars_os();
-        Environment(pairs.filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect())
-    }
-
-    /// An environment of these variables alone.
-    pub fn of(pairs: &[(&str, &str)]) -> Environment {
-        Environment(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect())
-    }
-
-    /// The same environment with these variables set.
-    #[must_use]
-    pub fn with(&self, pairs: &[(&str, &str)]) -> Environment {
-        let mut copy = self.clone();
-        copy.0.extend(pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())));
-        copy
-    }
-
-    /// The value of a variable that is set and not empty.
-    pub fn get(&self, name: &str) -> Option<String> {
-        self.0.get(name).filter(|v| !v.is_empty()).cloned()
-    }
-}
-
-impl std::fmt::Debug for Environment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Environment({} variables)", self.0.len())
-    }
+/// Takes the process's environment; variables that are not UTF-8 count as unset.
+pub fn environment() -> Environment {
+    std::env::vars_os().filter_map(|(k, v)| Some((k.into_string().ok()?, v.into_string().ok()?))).collect()
 }
 
 /// Where Postgres is.
@@ -142,7 +111,20 @@ pub fn load(config: &Path, required: bool, environment: Environment, as_root: bo
     let decoded = Decoder::<ConfigFile>::new().decode(&shown, &bytes);
     let (settings, findings) = compile::compile(&decoded.value.unwrap_or_default(), base);
     let mut problems = decoded.problems;
+    for problem in &mut problems {
+        // A line about credentials may hold one, whatever is wrong with it.
+        if problem.source.as_deref().is_some_and(names_a_credential) {
+            problem.source = None;
+        }
+    }
     problems.extend(findings.iter().map(|finding| decoded.source.locate(finding)));
     problems.sort_by_key(|p| (p.line, p.column));
     Loaded { settings, problems }
+}
+
+fn names_a_credential(line: &str) -> bool {
+    let line = line.to_ascii_lowercase();
+    ["key", "tok", "secret", "pass", "auth", "user", "heartbeat", "database", "url"]
+        .iter()
+        .any(|word| line.contains(word))
 }

@@ -9,10 +9,10 @@ use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 
+use crate::connection::environment::Environment;
 use crate::connection::secret::{SecretError, SecretRef, fingerprint};
 use crate::connection::{BikCredentials, Connection, Limits};
 use crate::request::{REDACTED, TOKEN_IN_PATH, Vendor};
-use crate::settings::Environment;
 
 /// Longest text of a vendor that is kept.
 const LONGEST: usize = 1024;

@@ -13,8 +13,8 @@ use super::http::failure;
 use super::{Context, Progress};
 use crate::artifact::sniff::Expect;
 use crate::artifact::{Finish, Label, Spooled};
+use crate::request::is_loopback;
 use crate::run::retry::retry_after;
-use crate::settings::compile::is_loopback;
 
 /// Hops that a download may be redirected over.
 const HOPS: usize = 5;

@@ -95,7 +95,7 @@ impl Http {
             url::Url::parse(&url).map_err(|_| VendorError::Protocol("the request's URL cannot be parsed".into()))?;
         let method = reqwest::Method::from_bytes(call.method.as_bytes())
             .map_err(|_| VendorError::Protocol(format!("'{}' is no HTTP method", call.method)))?;
-        let loopback = crate::settings::compile::is_loopback(&url);
+        let loopback = crate::request::is_loopback(&url);
         let mut request =
             self.client(operation, loopback).request(method, url).timeout(timeout).headers(headers(call, secrets)?);
         if let Some(body) = &call.body {
@@ -103,7 +103,7 @@ impl Http {
         }
         let response = request.send().await.map_err(|e| failure(e, secrets))?;
         let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = read_limited(response, secrets).await?;
+        let body = read_limited(response, secrets, operation).await?;
         Ok(Answered { status, headers, body })
     }
 
@@ -115,7 +115,7 @@ impl Http {
         secrets: &Secrets,
         head_timeout: Duration,
     ) -> Result<reqwest::Response, VendorError> {
-        let loopback = crate::settings::compile::is_loopback(url);
+        let loopback = crate::request::is_loopback(url);
         let mut request = self
             .client(Operation::Download, loopback)
             .get(url.clone())
@@ -156,11 +156,18 @@ fn headers(call: &Call, secrets: &Secrets) -> Result<HeaderMap, VendorError> {
 }
 
 /// Reads a body of at most [`MAX_ANSWER`] bytes.
-async fn read_limited(mut response: reqwest::Response, secrets: &Secrets) -> Result<Bytes, VendorError> {
+async fn read_limited(
+    mut response: reqwest::Response,
+    secrets: &Secrets,
+    operation: Operation,
+) -> Result<Bytes, VendorError> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(|e| failure(e, secrets))? {
         if body.len() + chunk.len() > MAX_ANSWER {
-            return Err(VendorError::Protocol("the vendor's answer is larger than 64 MiB".into()));
+            let message = "the vendor's answer is larger than 64 MiB".to_owned();
+            // A create has taken effect by now, for all we know.
+            let create = operation == Operation::Create;
+            return Err(if create { VendorError::Unclear(message) } else { VendorError::Protocol(message) });
         }
         body.extend_from_slice(&chunk);
     }

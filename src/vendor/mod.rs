@@ -138,7 +138,7 @@ impl Context<'_> {
 
 /// Whether a conversation with `base_url` is with loopback, and its bytes so are a rehearsal.
 fn simulated(base_url: &str) -> bool {
-    url::Url::parse(base_url).is_ok_and(|url| crate::settings::compile::is_loopback(&url))
+    url::Url::parse(base_url).is_ok_and(|url| crate::request::is_loopback(&url))
 }
 
 /// Makes the first call of a request.

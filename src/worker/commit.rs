@@ -68,6 +68,7 @@ impl Worker {
             self.store.event(run.id, "note", note).await?;
         }
         let received_at = self.store.now().await?;
+        let task = if run.ticket.is_some() { self.store.last_task(run).await? } else { None };
         let facts = Facts {
             run,
             request: &hand.request,
@@ -75,7 +76,7 @@ impl Worker {
             attempt,
             empty: collected.empty,
             vendor_status: collected.seen.map(|s| s.status),
-            requested_at: run.ticketed_at.unwrap_or(hand.claimed.at),
+            requested_at: task.map_or(hand.claimed.at, |task| task.intended_at),
             received_at,
             handed_in_by: None,
         };
@@ -147,7 +148,7 @@ impl Worker {
         }
         let folder = revision_folder(&run.job, &run.connection, &hand.request.window, revision);
         let stored = match self.archive.manifest(&folder).await {
-            Ok(Some(stored)) if stored.manifest.run_id == run.id => stored,
+            Ok(Some(stored)) if stored.manifest.is_of(run.id, &hand.request.content_hash) => stored,
             Ok(_) => return Ok(false),
             Err(error) => {
                 tracing::warn!(run.id = %run.id, error = %crate::telemetry::Chain(&error), "a manifest could not be read");
@@ -155,8 +156,15 @@ impl Worker {
             }
         };
         let Some((row, artifacts)) = rows(run.series_id, &stored) else { return Ok(false) };
-        self.store.event(run.id, "adopted", "its manifest was in the archive already").await?;
+        if let Err(error) = self.archive.sync(&folder) {
+            tracing::warn!(run.id = %run.id, error = %crate::telemetry::Chain(&error), "an archived revision could not be synced");
+            return Ok(false);
+        }
         self.store.archived(Some(&hand.claimed.lease), run.id, &row, &artifacts).await?;
+        self.store.event(run.id, "adopted", "its manifest was in the archive already").await?;
+        if let Shape::JaicpReport { delete_after: true, .. } = hand.request.shape {
+            self.delete_task(hand).await?;
+        }
         Ok(true)
     }
 
@@ -187,10 +195,6 @@ fn manifest(
     files: Vec<crate::archive::manifest::FileEntry>,
 ) -> Manifest {
     let (run, request) = (facts.run, facts.request);
-    let ticket = run.ticket.as_ref().and_then(|t| t.as_object()?.values().next().cloned()).map(|id| match id {
-        serde_json::Value::String(text) => text,
-        other => other.to_string(),
-    });
     Manifest {
         schema_version: SCHEMA_VERSION,
         archive_id,
@@ -208,7 +212,7 @@ fn manifest(
         provisional: run.provisional,
         request: request.call.redacted(),
         content_hash: request.content_hash.clone(),
-        ticket,
+        ticket: run.ticket_id(),
         vendor_status: facts.vendor_status.clone(),
         requested_at: facts.requested_at,
         received_at: facts.received_at,
@@ -223,6 +227,7 @@ pub(crate) fn rows(series: i64, stored: &Stored) -> Option<(RevisionRow, Vec<Art
     let manifest = &stored.manifest;
     let window = manifest.window.window()?;
     let folder = stored.manifest_path.strip_suffix("/manifest.json")?;
+    manifest.check(folder).ok()?;
     let row = RevisionRow {
         series_id: series,
         window_label: window.label(),

@@ -42,12 +42,36 @@ pub enum Update {
     Step(Progress),
 }
 
+/// Seconds for which a database that does not answer is waited for.
+const DATABASE_TRIES: u32 = 60;
+
 /// Longest sleep between two looks at a run that another process may work on.
 const LOOK: Duration = Duration::from_millis(500);
 
 impl Worker {
     /// Carries the run on until it ends, `until` is over, or `stop` is cancelled.
     pub async fn drive(
+        &self,
+        id: Uuid,
+        until: Option<Instant>,
+        stop: &CancellationToken,
+        watch: &(dyn Fn(Update) + Send + Sync),
+    ) -> Result<Driven, StoreError> {
+        let mut patience = DATABASE_TRIES;
+        loop {
+            match self.drive_on(id, until, stop, watch).await {
+                Err(error @ StoreError::Database { .. }) if patience > 0 && !stop.is_cancelled() => {
+                    // The database was restarted, or is out of reach for a moment: the run's lease tells the rest.
+                    tracing::warn!(run.id = %id, error = %crate::telemetry::Chain(&error), "the database does not answer");
+                    patience -= 1;
+                    tokio::time::sleep(Duration::from_secs(1)).await;
+                }
+                other => return other,
+            }
+        }
+    }
+
+    async fn drive_on(
         &self,
         id: Uuid,
         until: Option<Instant>,
@@ -162,7 +186,14 @@ impl Worker {
         if claimed.run.state == State::Queued && creates {
             return step.await;
         }
-        let later = Later { after: Duration::ZERO, note: INTERRUPTED, error: false, blocked: false, idle: Duration::ZERO, kind: None };
+        let later = Later {
+            after: Duration::ZERO,
+            note: INTERRUPTED,
+            error: false,
+            blocked: false,
+            idle: Duration::ZERO,
+            kind: None,
+        };
         if claimed.run.state == State::Queued {
             // A query asks for nothing that would happen twice.
             match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {

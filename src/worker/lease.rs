@@ -68,6 +68,8 @@ impl Leases {
     /// Keeps renewing until the handle is aborted.
     pub fn keep(&self, store: RunStore) -> JoinHandle<()> {
         let leases = self.clone();
+        // A connection of its own: steps that fill the pool must not make us look dead.
+        let store = store.on_own_connection();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(EVERY);
             every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -9,10 +9,10 @@ use super::Worker;
 use crate::archive::{ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
 use crate::plan::Planned;
-use crate::run::{Run, Trigger};
 use crate::run::store::StoreError;
 use crate::run::store::make::{NewRun, Opened};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
+use crate::run::{Run, Trigger};
 
 /// Why no run could be made.
 #[derive(Debug, Error)]

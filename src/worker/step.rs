@@ -120,7 +120,8 @@ impl Worker {
                     after: Duration::ZERO,
                     note: "the lease was too short for a call",
                     error: false,
-                    blocked: false, idle: Duration::ZERO,
+                    blocked: false,
+                    idle: Duration::ZERO,
                     kind: None,
                 };
                 self.store.later(lease, Event::Requeue, &later, Some(Outcome::NotSent)).await?;

@@ -42,7 +42,8 @@ impl Worker {
             after,
             note: why,
             error: false,
-            blocked: true, idle: Duration::ZERO,
+            blocked: true,
+            idle: Duration::ZERO,
             kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits"),
         };
         self.store.later(&claimed.lease, event, &later, None).await?;
@@ -142,14 +143,15 @@ impl Worker {
                 after: Duration::ZERO,
                 note: "the secret was changed: again with the new one",
                 error: false,
-                blocked: false, idle: Duration::ZERO,
+                blocked: false,
+                idle: Duration::ZERO,
                 kind: Some("note"),
             };
             self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
             return Ok(Stepped::Moved);
         }
         let permit = hand.permit();
-        if self.store.open_breaker(&permit, text).await? {
+        if self.store.open_breaker(&permit, text, false).await? {
             tracing::warn!(
                 connection = permit.connection,
                 vendor = permit.vendor,
@@ -157,7 +159,14 @@ impl Worker {
             );
         }
         let note = format!("breaker open: {text}");
-        let later = Later { after: BLOCKED, note: &note, error: false, blocked: true, idle: Duration::ZERO, kind: Some("waits") };
+        let later = Later {
+            after: BLOCKED,
+            note: &note,
+            error: false,
+            blocked: true,
+            idle: Duration::ZERO,
+            kind: Some("waits"),
+        };
         self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
         Ok(Stepped::NeedsPerson(breaker_text(permit.connection, permit.vendor, text)))
     }
@@ -182,7 +191,8 @@ impl Worker {
             }
             Admission::Now | Admission::Probe => (Duration::ZERO, String::new(), None),
         };
-        let later = Later { after, note: &note, error: false, blocked: person.is_some(), idle: Duration::ZERO, kind: None };
+        let later =
+            Later { after, note: &note, error: false, blocked: person.is_some(), idle: Duration::ZERO, kind: None };
         self.store.later(&hand.claimed.lease, event, &later, None).await?;
         if person.is_some() {
             // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.

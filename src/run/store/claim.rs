@@ -266,16 +266,18 @@ impl RunStore {
         Ok(gate.admission())
     }
 
-    /// Opens the breaker of an account; returns whether it was closed before (the one time to tell people).
-    pub async fn open_breaker(&self, permit: &Permit<'_>, reason: &str) -> Result<bool, StoreError> {
+    /// Opens the breaker of an account; returns whether it was closed before (the one time to tell people). One that is opened
+    /// `by_hand` lets no run try: only an operator closes it.
+    pub async fn open_breaker(&self, permit: &Permit<'_>, reason: &str, by_hand: bool) -> Result<bool, StoreError> {
         let was_open: Option<bool> = sqlx::query_scalar(
             "INSERT INTO connections AS c (connection, vendor, breaker_open, breaker_reason, breaker_opened_at,
-                                           breaker_probe_at, breaker_secret)
-             VALUES ($1, $2, true, left($3, 1000), reportd_now(), reportd_now() + make_interval(secs => $4), $5)
+                                           breaker_probe_at, breaker_secret, breaker_by_hand)
+             VALUES ($1, $2, true, left($3, 1000), reportd_now(), reportd_now() + make_interval(secs => $4), $5, $6)
              ON CONFLICT (connection, vendor) DO UPDATE
              SET breaker_open = true, breaker_reason = EXCLUDED.breaker_reason,
                  breaker_opened_at = COALESCE(c.breaker_opened_at, EXCLUDED.breaker_opened_at),
-                 breaker_probe_at = EXCLUDED.breaker_probe_at, breaker_secret = EXCLUDED.breaker_secret
+                 breaker_probe_at = EXCLUDED.breaker_probe_at, breaker_secret = EXCLUDED.breaker_secret,
+                 breaker_by_hand = c.breaker_by_hand OR EXCLUDED.breaker_by_hand
              RETURNING (SELECT breaker_open FROM connections WHERE connection = $1 AND vendor = $2)",
         )
         .bind(permit.connection)
@@ -283,6 +285,7 @@ impl RunStore {
         .bind(reason)
         .bind(PROBE.as_secs_f64())
         .bind(permit.secret)
+        .bind(by_hand)
         .fetch_one(&self.pool)
         .await
         .map_err(doing("open a breaker"))?;
@@ -295,7 +298,7 @@ impl RunStore {
         let done = sqlx::query(
             "WITH closed AS (
                  UPDATE connections SET breaker_open = false, breaker_reason = NULL, breaker_opened_at = NULL,
-                     breaker_probe_at = NULL, breaker_secret = NULL
+                     breaker_probe_at = NULL, breaker_secret = NULL, breaker_by_hand = false
                  WHERE connection = $1 AND vendor = $2 AND breaker_open
                  RETURNING connection, vendor
              ), woken AS (
@@ -320,7 +323,7 @@ impl RunStore {
             "UPDATE runs SET next_step_at = reportd_now() FROM connections c
              WHERE runs.id = $1 AND c.connection = runs.connection AND c.vendor = runs.vendor
                AND runs.blocked AND runs.lease_token IS NULL
-               AND (NOT c.breaker_open OR c.breaker_secret IS DISTINCT FROM $2)",
+               AND (NOT c.breaker_open OR (NOT c.breaker_by_hand AND c.breaker_secret IS DISTINCT FROM $2))",
         )
         .bind(run)
         .bind(secret)
@@ -336,7 +339,8 @@ async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Res
     let what = "lock the account's limits";
     let select = "SELECT GREATEST(extract(epoch FROM next_free_at - reportd_now()), 0)::float8 AS wait_s, breaker_open, breaker_reason,
                          breaker_probe_at,
-                         breaker_open AND (breaker_probe_at <= reportd_now() OR breaker_secret IS DISTINCT FROM $3) AS may_probe
+                         breaker_open AND NOT breaker_by_hand
+                             AND (breaker_probe_at <= reportd_now() OR breaker_secret IS DISTINCT FROM $3) AS may_probe
                   FROM connections WHERE connection = $1 AND vendor = $2 FOR UPDATE";
     for _ in 0..2 {
         let gate: Option<Gate> = sqlx::query_as(select)

@@ -71,6 +71,13 @@ impl RunStore {
         RunStore { pool, who }
     }
 
+    /// The same store over a connection of its own, made when it is first needed.
+    #[must_use]
+    pub fn on_own_connection(&self) -> RunStore {
+        let options = self.pool.options().clone().max_connections(1).min_connections(0);
+        RunStore { pool: options.connect_lazy_with((*self.pool.connect_options()).clone()), who: self.who.clone() }
+    }
+
     /// Who signs what is written through this store.
     pub fn signed(&self) -> &str {
         &self.who.0
@@ -126,20 +133,6 @@ impl RunStore {
             .execute(&self.pool)
             .await
             .map_err(doing("bond the database to the archive"))?;
-        Ok(())
-    }
-}
-
-impl RunStore {
-    /// Empties a rehearsal's database: the demo starts clean each time. Nothing else calls this.
-    pub async fn forget_everything(&self) -> Result<(), StoreError> {
-        sqlx::raw_sql(
-            "TRUNCATE artifacts, revisions, run_events, remote_tasks, runs, series, connections RESTART IDENTITY;
-             UPDATE instance SET archive_id = NULL",
-        )
-        .execute(&self.pool)
-        .await
-        .map_err(doing("empty the demo's database"))?;
         Ok(())
     }
 }

@@ -26,6 +26,13 @@ pub struct ArtifactRow {
     pub simulated: bool,
 }
 
+#[derive(FromRow)]
+struct RunArtifact {
+    run_id: Uuid,
+    #[sqlx(flatten)]
+    artifact: ArtifactRow,
+}
+
 /// One row of `revisions`.
 #[derive(Clone, Debug, FromRow)]
 pub struct RevisionRow {
@@ -107,6 +114,20 @@ impl RunStore {
         .map_err(doing("look up the previous revision"))
     }
 
+    /// The artifacts of the archived ones among these runs, in order, each with its run.
+    pub async fn artifacts_of(&self, runs: &[Uuid]) -> Result<Vec<(Uuid, ArtifactRow)>, StoreError> {
+        let rows: Vec<RunArtifact> = sqlx::query_as(
+            "SELECT runs.id AS run_id, path, media_type, bytes, sha256, derived, simulated
+             FROM runs JOIN artifacts USING (series_id, window_label, revision)
+             WHERE runs.id = ANY ($1) AND runs.state IN ('archived', 'empty') ORDER BY runs.id, position",
+        )
+        .bind(runs)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look up the artifacts of runs"))?;
+        Ok(rows.into_iter().map(|row| (row.run_id, row.artifact)).collect())
+    }
+
     /// The artifacts of a revision, in order.
     pub async fn artifacts(&self, series: i64, label: &str, revision: i32) -> Result<Vec<ArtifactRow>, StoreError> {
         sqlx::query_as(
@@ -119,14 +140,6 @@ impl RunStore {
         .fetch_all(&self.pool)
         .await
         .map_err(doing("look up the artifacts of a revision"))
-    }
-
-    /// Every revision, for checks against the archive.
-    pub async fn all_revisions(&self) -> Result<Vec<RevisionRow>, StoreError> {
-        sqlx::query_as("SELECT * FROM revisions ORDER BY series_id, window_start, revision")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(doing("list all revisions"))
     }
 
     /// The revision number that the run writes, allocated now if it was not before. With `another` a new one: the run's own
