@@ -221,7 +221,7 @@ impl App {
             clock,
             store,
         };
-        let renewal = worker.leases.keep(worker.store.clone());
+        let renewal = worker.leases.keep(&worker.store);
         Ok((worker, renewal))
     }
 

@@ -325,7 +325,7 @@ mod tests {
     async fn a_file_may_reach_the_limit_and_not_pass_it() {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path()).unwrap();
-        let mut writer = spool.file(label(Expect::Anything));
+        let mut writer = spool.file(label(Expect::AnyTable));
         writer.size = MAX_BYTES - 1;
         writer.write(Bytes::from_static(b"x")).await.unwrap();
         let error = writer.write(Bytes::from_static(b"x")).await.unwrap_err();

@@ -21,8 +21,6 @@ pub enum Expect {
     Json,
     /// One JSON value a line, made by us.
     Ndjson,
-    /// Whatever an operator handed in.
-    Anything,
 }
 
 /// Media types.
@@ -37,7 +35,6 @@ impl Expect {
             Expect::Xlsx => XLSX,
             Expect::Json => "application/json",
             Expect::Ndjson => "application/x-ndjson",
-            Expect::Anything => "application/octet-stream",
         }
     }
 }
@@ -123,7 +120,6 @@ impl Sniffer {
         let start = text.trim_start_matches('\u{feff}').trim_start().to_ascii_lowercase();
         let zip = self.head.starts_with(b"PK\x03\x04");
         match self.expect {
-            Expect::Anything => {}
             _ if size == 0 => match self.expect {
                 Expect::Ndjson => {}
                 Expect::Csv { with_header: false } if no_rows => {}
@@ -146,7 +142,6 @@ impl Sniffer {
             Expect::Ndjson => {
                 Ok(Seen { media_type: "application/x-ndjson", extension: "ndjson", has_rows: Some(size > 0) })
             }
-            Expect::Anything => Ok(self.anything(zip, looks_json)),
         }
     }
 
@@ -177,16 +172,6 @@ impl Sniffer {
             Some(at) if self.tail.len() - at >= 22 => Ok(Seen { media_type: XLSX, extension: "xlsx", has_rows: None }),
             _ => Err(NotAReport("a workbook that is cut (its directory is missing)".into())),
         }
-    }
-
-    fn anything(&self, zip: bool, looks_json: bool) -> Seen {
-        let (media_type, extension) = match () {
-            () if zip => (XLSX, "xlsx"),
-            () if looks_json => ("application/json", "json"),
-            () if self.head.contains(&0) => ("application/octet-stream", "bin"),
-            () => (CSV, "csv"),
-        };
-        Seen { media_type, extension, has_rows: None }
     }
 }
 

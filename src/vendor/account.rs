@@ -234,7 +234,8 @@ impl Secrets {
     /// characters gone, at most 1 KiB.
     pub fn redact(&self, text: &str) -> String {
         let cut = text.chars().nth(LONGEST * 4).is_some();
-        let mut text: String = text.chars().take(LONGEST * 4).map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut text: String =
+            text.chars().take(LONGEST * 4).map(|c| if crate::yaml::is_unprintable(c) { ' ' } else { c }).collect();
         for form in &self.forms {
             if text.contains(form.expose_secret()) {
                 text = text.replace(form.expose_secret(), REDACTED);

@@ -64,7 +64,8 @@ fn data(context: &Context<'_>, operation: Operation, answer: &Answered) -> Resul
         }
     }
     if wire.success == Some(Value::Bool(false)) {
-        return Err(VendorError::Refused(context.secrets.redact(&format!("success is false: {said}"))));
+        let message = context.secrets.redact(&format!("success is false: {said}"));
+        return Err(VendorError::Refused { status: answer.status, message });
     }
     Ok(wire.data.unwrap_or(Value::Null))
 }

@@ -30,8 +30,13 @@ pub enum VendorError {
     #[error("the vendor could not be reached: {0}")]
     NotSent(String),
     /// A clear no; the vendor's own words.
-    #[error("the vendor refused: {0}")]
-    Refused(String),
+    #[error("the vendor refused: {message}")]
+    Refused {
+        /// HTTP's or BIK's inner status.
+        status: u16,
+        /// Its words.
+        message: String,
+    },
     /// Come back later, says the vendor.
     #[error("the vendor asks to wait {}: {message}", crate::yaml::show_duration(*after))]
     Wait {
@@ -95,7 +100,7 @@ pub fn classify(
         (408 | 425 | 500..=599, _) => VendorError::Unclear(message),
         (300..=399, _) if create => VendorError::Unclear(message),
         (300..=399, _) => VendorError::Protocol(format!("the vendor redirects, which no API call follows: {message}")),
-        (400..=499, _) => VendorError::Refused(message),
+        (400..=499, _) => VendorError::Refused { status, message },
         // 1xx never gets here, and what is beyond 599 is nobody's code.
         _ => VendorError::Unclear(message),
     };
@@ -109,7 +114,7 @@ mod tests {
     fn word(operation: Operation, status: u16, retry_after: Option<u64>) -> &'static str {
         match classify(operation, status, retry_after.map(Duration::from_secs), String::new()) {
             None => "ok",
-            Some(VendorError::Refused(_)) => "fail",
+            Some(VendorError::Refused { .. }) => "fail",
             Some(VendorError::Wait { .. }) => "wait",
             Some(VendorError::Auth(_)) => "breaker",
             Some(VendorError::Unclear(_)) => "unclear",

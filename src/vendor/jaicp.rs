@@ -3,10 +3,11 @@
 //! Sources: the vendor's page "Reporter API" and its OpenAPI file (REFERENCE 2). The account-wide deletes of that file are
 //! not in this one on purpose: they would remove other people's exports.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::error::{Operation, VendorError};
@@ -185,10 +186,11 @@ impl RowFile {
         RowFile { writer: context.spool.file(label), rows: 0 }
     }
 
-    async fn add(&mut self, rows: &[Value]) -> Result<(), VendorError> {
+    /// Each row verbatim, on a line of its own: line ends in JSON stand between tokens, where a space does as well.
+    async fn add(&mut self, rows: &[Box<RawValue>]) -> Result<(), VendorError> {
         let mut text = String::new();
         for row in rows {
-            text.push_str(&row.to_string());
+            text.extend(row.get().chars().map(|c| if matches!(c, '\r' | '\n') { ' ' } else { c }));
             text.push('\n');
         }
         self.rows += rows.len() as u64;
@@ -215,7 +217,7 @@ impl Pages<'_, '_> {
         call: &Call,
         rows_key: &str,
         name: String,
-    ) -> Result<(Vec<Value>, Option<u64>), VendorError> {
+    ) -> Result<(Vec<Box<RawValue>>, Option<u64>), VendorError> {
         let context = self.context;
         // The first call has its permit already: it came with the intent.
         if self.calls > 0 {
@@ -228,11 +230,13 @@ impl Pages<'_, '_> {
         self.calls += 1;
         let answer = context.http.send(call, context.secrets, Operation::Query, context.timeout()).await?;
         checked(context, Operation::Query, &answer)?;
-        let Ok(mut body) = serde_json::from_slice::<Value>(&answer.body) else {
-            return Err(context.unreadable(&format!("HTTP {} with a body that is not JSON", answer.status)));
+        let Ok(body) = serde_json::from_slice::<HashMap<String, Box<RawValue>>>(&answer.body) else {
+            return Err(context.unreadable(&format!("HTTP {} with a body that is not a JSON map", answer.status)));
         };
-        let total = body.pointer("/paging/totalCount").and_then(Value::as_u64);
-        let Some(Value::Array(rows)) = body.get_mut(rows_key).map(Value::take) else {
+        let paging = body.get("paging").and_then(|paging| serde_json::from_str::<Value>(paging.get()).ok());
+        let total = paging.as_ref().and_then(|paging| paging.get("totalCount")).and_then(Value::as_u64);
+        let rows = body.get(rows_key).and_then(|rows| serde_json::from_str::<Vec<Box<RawValue>>>(rows.get()).ok());
+        let Some(rows) = rows else {
             return Err(context.unreadable(&format!("the answer has no list of {rows_key}")));
         };
         let simulated = super::simulated(&self.request.base_url);
@@ -257,22 +261,19 @@ async fn query(
     let mut pages = Pages { context, request, files: Vec::new(), calls: 0 };
     let mut derived = RowFile::new(context, request, "rows.ndjson");
     let mut notes = Vec::new();
-    let mut sessions: Vec<String> = Vec::new();
-    let mut seen_rows: HashSet<String> = HashSet::new();
+    let (mut ids, mut seen): (Vec<String>, HashSet<String>) = (Vec::new(), HashSet::new());
     let mut page = 0_u64;
     loop {
         let call = with_page(&request.call, page);
         let (list, total) = pages.fetch(&call, rows.as_str(), format!("page-{:04}.json", page + 1)).await?;
         derived.add(&list).await?;
         for row in &list {
-            let id = ["sessionId", "messageId", "id"].iter().find_map(|key| row.get(*key)).map(Value::to_string);
-            if let Some(id) = id
-                && !seen_rows.insert(id)
-                && notes.is_empty()
-            {
+            let Some(id) = row_id(row, rows) else { continue };
+            if seen.insert(id.clone()) {
+                ids.push(id);
+            } else if notes.is_empty() {
                 notes.push("the same row came on two pages: rows moved while they were fetched".to_owned());
             }
-            sessions.extend(row.get("sessionId").and_then(Value::as_str).map(str::to_owned));
         }
         page += 1;
         (context.watch)(Progress::Pages(page, total.map(|t| t.div_ceil(u64::from(page_size)).max(1))));
@@ -287,9 +288,8 @@ async fn query(
     let mut extra = None;
     if with_messages {
         let mut messages = RowFile::new(context, request, "messages.ndjson");
-        sessions.dedup();
-        let count = sessions.len() as u64;
-        for (n, session) in sessions.iter().enumerate() {
+        let count = ids.len() as u64;
+        for (n, session) in ids.iter().enumerate() {
             let mut page = 0_u64;
             let before = messages.rows;
             loop {
@@ -312,10 +312,27 @@ async fn query(
     Ok(Answer::Collected(Collected { files, empty, seen: None, notes }))
 }
 
+/// What tells one row from another: the session, message or client id, where the vendor gives one.
+fn row_id(row: &RawValue, rows: Rows) -> Option<String> {
+    let row: Value = serde_json::from_str(row.get()).ok()?;
+    let keys: &[&str] = match rows {
+        Rows::Sessions => &["sessionId"],
+        Rows::Messages => &["messageId", "id"],
+        Rows::Clients => &["clientId", "id"],
+    };
+    match keys.iter().find_map(|key| row.get(*key))? {
+        Value::String(id) => Some(id.clone()),
+        other => Some(other.to_string()),
+    }
+}
+
 /// The first call with another page number.
 fn with_page(call: &Call, page: u64) -> Call {
     let mut call = call.clone();
-    call.url = call.url.replace("page=0", &format!("page={page}"));
+    // `page` is the first of the two parameters that `request::jaicp` appends.
+    if let Some((head, tail)) = call.url.rsplit_once("page=0&") {
+        call.url = format!("{head}page={page}&{tail}");
+    }
     call
 }
 

@@ -176,5 +176,5 @@ fn clean_id(id: &str) -> Option<String> {
 
 /// A vendor's state word, short enough and harmless for rows and terminals.
 fn clean_word(word: &str) -> String {
-    word.chars().filter(|c| !c.is_control()).take(60).collect()
+    word.chars().filter(|c| !crate::yaml::is_unprintable(*c)).take(60).collect()
 }

@@ -66,7 +66,7 @@ impl Leases {
     }
 
     /// Keeps renewing until the handle is aborted.
-    pub fn keep(&self, store: RunStore) -> JoinHandle<()> {
+    pub fn keep(&self, store: &RunStore) -> JoinHandle<()> {
         let leases = self.clone();
         // A connection of its own: steps that fill the pool must not make us look dead.
         let store = store.on_own_connection();

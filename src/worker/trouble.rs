@@ -10,7 +10,7 @@ use super::hand::Hand;
 use super::step::{Stepped, short};
 use super::{Worker, jitter};
 use crate::crash;
-use crate::request::{OnUnknown, Seen};
+use crate::request::{OnUnknown, Seen, Vendor};
 use crate::run::FailureClass;
 use crate::run::retry::back_off;
 use crate::run::state::{Event, State};
@@ -76,9 +76,14 @@ impl Worker {
         let text = crate::telemetry::Chain(&error).to_string();
         match error {
             VendorError::NotSent(_) => self.later(hand, Event::Requeue, &text, None, outcome(Outcome::NotSent)).await,
-            VendorError::Refused(_) | VendorError::Ended { .. } => {
-                let hint = hint(hand, &text);
-                self.fail(hand, FailureClass::Refused, &hint, None, outcome(Outcome::Refused)).await
+            // BIK's page and what its clients saw disagree on the form of dates (REFERENCE 3.2).
+            VendorError::Refused { status: 400, .. } if hand.request.vendor == Vendor::Bik => {
+                let text =
+                    format!("{text} (some reports want plain dates: try date_format: date; names are case-sensitive)");
+                self.fail(hand, FailureClass::Refused, &text, None, outcome(Outcome::Refused)).await
+            }
+            VendorError::Refused { .. } | VendorError::Ended { .. } => {
+                self.fail(hand, FailureClass::Refused, &text, None, outcome(Outcome::Refused)).await
             }
             VendorError::Wait { after, .. } => {
                 self.later(hand, Event::Requeue, &text, Some(after), outcome(Outcome::Waited)).await
@@ -121,7 +126,7 @@ impl Worker {
                 self.fail(hand, FailureClass::Gone, &text, Some(&seen), None).await
             }
             VendorError::Ended { seen } => self.fail(hand, FailureClass::VendorFailed, &text, Some(&seen), None).await,
-            VendorError::Refused(_) => self.fail(hand, FailureClass::Refused, &text, None, None).await,
+            VendorError::Refused { .. } => self.fail(hand, FailureClass::Refused, &text, None, None).await,
             VendorError::Protocol(_) | VendorError::Spool(_) => {
                 self.fail(hand, FailureClass::Protocol, &text, None, None).await
             }
@@ -256,12 +261,4 @@ fn breaker_text(connection: &str, vendor: &str, reason: &str) -> String {
         "{vendor} does not accept the credentials of connection {connection} ({reason}): correct the secret, then run \
          `reportd connections close {connection}`; its runs then go on"
     )
-}
-
-/// A refusal of BIK that dates may have caused: the vendor's page and what clients saw disagree on their form.
-fn hint(hand: &Hand<'_>, text: &str) -> String {
-    if hand.request.vendor == crate::request::Vendor::Bik && text.contains("400") {
-        return format!("{text} (some BIK reports want plain dates: try date_format: date; names are case-sensitive)");
-    }
-    text.to_owned()
 }

@@ -34,7 +34,7 @@ mod words;
 pub use decode::{Decoded, Decoder};
 pub use duration::{DurationText, parse_duration, show_duration};
 pub use free::{Free, Named};
-pub use problem::{Finding, Path, Problem, Segment, Severity, Spot};
+pub use problem::{Finding, Path, Problem, Segment, Severity, Spot, is_unprintable};
 pub use read::{MAX_BYTES, read};
 pub use source::Source;
 pub use words::did_you_mean;

@@ -255,7 +255,7 @@ pub(super) fn printed(text: &str, longest: usize) -> String {
 }
 
 /// Control characters, and those that change the direction of what follows them on a screen.
-pub(super) fn is_unprintable(c: char) -> bool {
+pub fn is_unprintable(c: char) -> bool {
     c.is_control()
         || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{feff}')
 }
