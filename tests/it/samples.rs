@@ -9,13 +9,14 @@
 //! - *JAICP's URL*: the page leaves out the host and its `/api`, and our queries name page and size.
 
 use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use reportd::connection::environment::Environment;
 use reportd::job::load;
 use reportd::job::resolve::{self, Mailing};
 use reportd::job::{Defaults, Job};
 use reportd::request::window::Window;
 use reportd::request::{Request, TOKEN_IN_PATH, Vendor};
 use reportd::sandbox::{self, credentials};
-use reportd::settings::{Environment, Settings};
+use reportd::settings::Settings;
 use serde_json::{Map, Value};
 
 use crate::harness::{Shop, offline, repository};

@@ -6,9 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use reportd::connection::environment::Environment;
 use reportd::request::Vendor;
 use reportd::sandbox::Credentials;
-use reportd::settings::Environment;
 use reportd::vendor::account::Account;
 use serde_json::{Value, json};
 

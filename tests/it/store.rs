@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use reportd::request::Seen;
 use reportd::run::state::{Event, State};
 use reportd::run::store::claim::{Admission, Claimed, Identity, Permit};
-use reportd::run::store::make::NewRun;
+use reportd::run::store::make::{NewRun, Opened};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
@@ -32,10 +32,19 @@ fn instant(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
+/// The run, which must be new.
+fn made(opened: Opened) -> Run {
+    match opened {
+        Opened::Made(run) => run,
+        other => panic!("{other:?}"),
+    }
+}
+
 /// A run of a window that starts on this day.
 fn new_run(day: u32) -> NewRun {
     let start = instant("2025-03-01T00:00:00Z") + chrono::TimeDelta::days(day.into());
     NewRun {
+        again: false,
         job: "report".into(),
         connection: "north".into(),
         vendor: "jaicp",
@@ -59,7 +68,7 @@ fn seen(status: &str) -> Seen {
 
 /// A queued run, claimed.
 async fn claimed(store: &RunStore, day: u32) -> Claimed {
-    let run = store.open(&new_run(day)).await.unwrap().run();
+    let run = made(store.open(&new_run(day)).await.unwrap());
     store.claim(run.id, &IDENTITY).await.unwrap().expect("a new run is due")
 }
 
@@ -187,7 +196,7 @@ const ILLEGAL: &[(&str, &str)] = &[
 async fn legal_rows(shop: &Shop) {
     let store = shop.store();
     store.open(&NewRun { job: "q".into(), ..new_run(1) }).await.unwrap();
-    let run = store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap().run();
+    let run = made(store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap());
     let mut claimed = store.claim(run.id, &IDENTITY).await.unwrap().unwrap();
     let attempt = submitting(&store, &claimed.lease).await;
     store.ticket(attempt, "t-1", &json!({"task_id": "t-1"}), &seen("NEW"), Duration::ZERO).await.unwrap();
@@ -275,7 +284,14 @@ type Write = for<'a> fn(&'a RunStore, &'a Claimed) -> Written<'a>;
 
 fn later<'a>(store: &'a RunStore, claimed: &'a Claimed, event: Event) -> Written<'a> {
     Box::pin(async move {
-        let later = Later { after: Duration::ZERO, note: "later", error: true, blocked: false, kind: Some("retry") };
+        let later = Later {
+            after: Duration::ZERO,
+            note: "later",
+            error: true,
+            blocked: false,
+            idle: Duration::ZERO,
+            kind: Some("retry"),
+        };
         store.later(&claimed.lease, event, &later, Some(Outcome::Unknown)).await
     })
 }
@@ -384,7 +400,7 @@ async fn a_worker_that_lost_its_lease_writes_nothing_and_the_one_that_has_it_doe
         let refused = write(&store, &stale).await;
         assert!(matches!(refused, Err(StoreError::LeaseLost)), "{name} from {from}: {refused:?}");
         assert_eq!(all_of(&shop, stale.run.id).await, before, "{name} from {from} left something");
-        store.release(&stale.lease).await.unwrap();
+        store.release(&stale.lease, "interrupted").await.unwrap();
         assert_eq!(all_of(&shop, stale.run.id).await, before, "a stale lease gave a living one back");
         write(&store, &fresh).await.unwrap_or_else(|e| panic!("{name} from {from}: {e}"));
         assert_ne!(all_of(&shop, stale.run.id).await, before, "{name} from {from} wrote nothing");
@@ -407,7 +423,8 @@ async fn a_run_that_an_operator_cancelled_meanwhile_is_not_written_by_its_worker
 async fn a_ticket_is_recorded_by_its_attempt_whatever_became_of_the_lease() {
     let shop = Shop::open().await;
     let store = shop.store();
-    let later = Later { after: Duration::ZERO, note: "unknown", error: true, blocked: false, kind: None };
+    let later =
+        Later { after: Duration::ZERO, note: "unknown", error: true, blocked: false, idle: Duration::ZERO, kind: None };
     for (n, became) in ["taken over", "held", "queued again", "cancelled", "created again"].into_iter().enumerate() {
         let first = claimed(&store, u32::try_from(n).unwrap()).await;
         let attempt = submitting(&store, &first.lease).await;
@@ -482,7 +499,7 @@ async fn a_run_that_twenty_workers_died_on_fails_and_is_not_sent() {
 async fn only_workers_with_the_runs_own_base_url_and_account_claim_it() {
     let shop = Shop::open().await;
     let store = shop.store();
-    let run = store.open(&new_run(1)).await.unwrap().run();
+    let run = made(store.open(&new_run(1)).await.unwrap());
     for stranger in [
         Identity { base_url: "https://jaicp.example", account: "a" },
         Identity { base_url: HERE, account: "b" },
@@ -577,8 +594,14 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
                         store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, false).await.unwrap(),
                         Admission::Now
                     );
-                    let later =
-                        Later { after: Duration::ZERO, note: "later", error: false, blocked: false, kind: None };
+                    let later = Later {
+                        after: Duration::ZERO,
+                        note: "later",
+                        error: false,
+                        blocked: false,
+                        idle: Duration::ZERO,
+                        kind: None,
+                    };
                     store.later(&claimed.lease, Event::Requeue, &later, None).await.unwrap();
                 }
                 "by prefix" => assert_eq!(store.by_prefix(&id.to_string()[..13]).await.unwrap().id, id),
