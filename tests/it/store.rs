@@ -13,7 +13,7 @@ use reportd::run::store::make::NewRun;
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
-use reportd::run::store::{RunStore, StoreError};
+use reportd::run::store::{LEASE, RunStore, StoreError};
 use reportd::run::{FailureClass, Lease, Run, Trigger, Who};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -492,6 +492,19 @@ async fn only_workers_with_the_runs_own_base_url_and_account_claim_it() {
     }
     assert!(store.claim(run.id, &IDENTITY).await.unwrap().is_some());
     assert!(store.claim(run.id, &IDENTITY).await.unwrap().is_none(), "it is leased");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_under_way_is_given_a_further_lease_time_before_its_run_is_taken_over() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    let (queued, calling) = (claimed(&store, 1).await, claimed(&store, 2).await);
+    submitting(&store, &calling.lease).await;
+    shop.advance(LEASE + Duration::from_secs(1)).await;
+    assert!(store.claim(queued.run.id, &IDENTITY).await.unwrap().is_some_and(|claimed| claimed.taken_over));
+    assert!(store.claim(calling.run.id, &IDENTITY).await.unwrap().is_none());
+    shop.advance(LEASE).await;
+    assert!(store.claim(calling.run.id, &IDENTITY).await.unwrap().is_some_and(|claimed| claimed.taken_over));
 }
 
 /// 50,000 runs and revisions of 100 series, one of which ran thrice and long ago.
