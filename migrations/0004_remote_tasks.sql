@@ -5,9 +5,15 @@ CREATE TABLE remote_tasks (
     run_id         uuid NOT NULL,
     connection     text NOT NULL,
     vendor         text NOT NULL,
+    -- The account's place when the create was made: two accounts may count their ids alike.
+    base_url       text NOT NULL,
+    account        text NOT NULL,
     -- reportHistoryId or taskId; null until the vendor's answer was read.
     remote_id      text,
-    -- What became of the call: intended (no answer read yet), created, refused, not_sent, unknown, waited (429).
+    -- All that is needed to ask for it again, also after the run let go of it.
+    ticket         jsonb,
+    -- What became of the call: intended (no answer read yet), created, refused, not_sent, unknown, waited (429),
+    -- not_created (an operator looked).
     outcome        text NOT NULL DEFAULT 'intended',
     -- The vendor's own state word, as last seen.
     status_word    text,
@@ -25,10 +31,11 @@ CREATE TABLE remote_tasks (
     CONSTRAINT remote_tasks_run_fkey FOREIGN KEY (run_id) REFERENCES runs (id),
     CONSTRAINT remote_tasks_vendor_makes_tasks CHECK (vendor IN ('bik', 'jaicp')),
     CONSTRAINT remote_tasks_outcome_known
-        CHECK (outcome IN ('intended', 'created', 'refused', 'not_sent', 'unknown', 'waited')),
+        CHECK (outcome IN ('intended', 'created', 'refused', 'not_sent', 'unknown', 'waited', 'not_created')),
     CONSTRAINT remote_tasks_created_iff_remote_id
-        CHECK ((outcome = 'created') = (remote_id IS NOT NULL) AND (remote_id IS NOT NULL) = (created_at IS NOT NULL)),
-    CONSTRAINT remote_tasks_remote_id_once UNIQUE (connection, vendor, remote_id)
+        CHECK ((outcome = 'created') = (remote_id IS NOT NULL) AND (remote_id IS NOT NULL) = (created_at IS NOT NULL)
+           AND (remote_id IS NOT NULL) = (ticket IS NOT NULL)),
+    CONSTRAINT remote_tasks_remote_id_once UNIQUE (connection, vendor, base_url, account, remote_id)
 );
 
 CREATE INDEX remote_tasks_of_run ON remote_tasks (run_id, intended_at);

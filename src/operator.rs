@@ -10,8 +10,9 @@ use crate::artifact::{Finish, Label, SpoolError, Spooled};
 use crate::connection::Connection;
 use crate::job::resolve::{self, Mailing};
 use crate::job::{Job, Series};
-use crate::request::{FileType, Request, Shape, Vendor};
+use crate::request::{FileType, OnUnknown, Request, Shape, Vendor};
 use crate::run::store::StoreError;
+use crate::run::store::operator::PastCreates;
 use crate::run::{Run, State, Trigger};
 use crate::vendor;
 use crate::worker::Worker;
@@ -41,6 +42,36 @@ impl From<StoreError> for OperatorError {
     }
 }
 
+/// Starts an ended run again: with the ticket it has, if the vendor may still make that report; held, if an earlier create
+/// may have taken effect and may not be repeated; else with the request that the job file gives today (`fresh`).
+pub async fn retry<F>(worker: &Worker, run: &Run, fresh: F) -> Result<&'static str, OperatorError>
+where
+    F: AsyncFnOnce() -> Result<(), OperatorError>,
+{
+    worker.check_bond().await?;
+    let old: Option<Request> = serde_json::from_value(run.request.clone()).ok();
+    let repeatable = old.is_some_and(|r| r.shape.may_repeat() || r.on_unknown == OnUnknown::Resubmit);
+    match worker.store.past_creates(run).await? {
+        PastCreates::Alive(attempt) => {
+            worker.store.retry_ticket(run, attempt).await?;
+            Ok("goes on with its ticket")
+        }
+        PastCreates::Doubtful if !repeatable => {
+            let id = crate::worker::step::short(run.id);
+            let message = format!(
+                "an earlier create of this run may have taken effect, and people may have been mailed: look in the vendor's \
+                 report history, then reportd resolve {id} --ticket ID | --not-created | --file PATH | --give-up"
+            );
+            worker.store.retry_doubt(run, &message).await?;
+            Ok("is held: an earlier create of it may have taken effect (see reportd show)")
+        }
+        PastCreates::Doubtful | PastCreates::None => {
+            fresh().await?;
+            Ok("starts again with the request as the job file has it now")
+        }
+    }
+}
+
 /// Starts an ended run again with the request that the job file gives today, over the run's own window.
 pub async fn retry_fresh(
     worker: &Worker,
@@ -56,6 +87,15 @@ pub async fn retry_fresh(
     let request = resolve::request(job, connection, &old.window, mailing)
         .map_err(|problem| OperatorError::Refused(problem.to_string()))?;
     let vendor = request.vendor;
+    let quiet = connection.bik.as_ref().is_some_and(|bik| bik.quiet_emails.is_some());
+    if run.trigger != Trigger::Schedule && !quiet && request.emails != old.emails {
+        return Err(OperatorError::Refused(format!(
+            "a retry by hand would mail {}, whom the run did not ask for before: set quiet_emails on connection {}, or start \
+             it anew with run-job --mail",
+            request.emails.join(", "),
+            connection.name
+        )));
+    }
     let (_, account) = worker
         .accounts
         .get(&run.connection, vendor)
@@ -79,6 +119,7 @@ pub async fn resolve_ticket(worker: &Worker, run: &Run, id: &str) -> Result<(), 
 
 /// The held run's report is the file that the operator hands in: it is checked and archived like one that was fetched.
 pub async fn resolve_file(worker: &Worker, run: &Run, path: &Path) -> Result<(), OperatorError> {
+    worker.check_bond().await?;
     if run.state != State::Held {
         return Err(OperatorError::Refused(format!("run {} is {}, and resolve is for held runs", run.id, run.state)));
     }

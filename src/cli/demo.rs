@@ -99,27 +99,33 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
                 planned(job, series, connection, now, covering, Mailing::Job)
             })
             .collect();
-        let outcomes = run_all(&app, &fires).await?;
+        let (outcomes, exits) = run_all(&app, &fires).await;
         show(cx, &app, rehearsal, &outcomes);
-        Ok(worst(&outcomes.iter().map(|o| o.exit).collect::<Vec<_>>()))
+        Ok(worst(&exits))
     }
     .await;
     app.close().await;
     result
 }
 
-async fn run_all(app: &App, fires: &[Planned]) -> Result<Vec<Outcome>, Failure> {
+async fn run_all(app: &App, fires: &[Planned]) -> (Vec<Outcome>, Vec<Exit>) {
     let stop = stop_on_signal();
     let board = Board::new();
     let mut results = futures_util::stream::iter(fires)
         .map(|fire| run_one(app, fire, Trigger::Manual, false, None, &stop, &board))
         .buffered(AT_ONCE);
-    let mut outcomes = Vec::new();
+    let (mut outcomes, mut exits) = (Vec::new(), Vec::new());
     while let Some(result) = results.next().await {
-        outcomes.push(result?);
+        match result {
+            Ok(outcome) => {
+                exits.push(outcome.exit);
+                outcomes.push(outcome);
+            }
+            Err(failure) => exits.push(failure.complain()),
+        }
     }
     board.end();
-    Ok(outcomes)
+    (outcomes, exits)
 }
 
 fn show(cx: &Cx, app: &App, rehearsal: &Rehearsal, outcomes: &[Outcome]) {

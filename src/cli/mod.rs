@@ -20,6 +20,7 @@ mod validate;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -145,6 +146,28 @@ pub(crate) enum Failure {
     Failed(anyhow::Error),
 }
 
+impl Failure {
+    /// Says what went wrong on stderr; returns how the process ends for it.
+    pub(crate) fn complain(&self) -> Exit {
+        match self {
+            Failure::Usage(message) => {
+                note(&format!("reportd: {message}"));
+                Exit::Usage
+            }
+            Failure::Problems(problems) => {
+                for problem in problems {
+                    note(problem.text().trim_end());
+                }
+                Exit::Usage
+            }
+            Failure::Failed(error) => {
+                note(&format!("reportd: {}", Chain(error.as_ref())));
+                Exit::Failed
+            }
+        }
+    }
+}
+
 impl From<StartError> for Failure {
     fn from(error: StartError) -> Failure {
         use crate::db::DbError;
@@ -261,11 +284,14 @@ pub(crate) fn refuse_errors(files: &Files, selection: Option<&Selection>) -> Res
     if errors.is_empty() { Ok(()) } else { Err(Failure::Problems(errors)) }
 }
 
-/// Writes a line to stdout. A reader that has gone (`| head`) ends the process quietly.
+/// Whether whoever read stdout has gone (`| head`): what follows is not written, and the work and its exit code stay.
+static NOBODY_READS: AtomicBool = AtomicBool::new(false);
+
+/// Writes a line to stdout.
 pub(crate) fn say(line: &str) {
     let mut out = std::io::stdout().lock();
-    if writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        std::process::exit(0);
+    if !NOBODY_READS.load(Ordering::Relaxed) && writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
+        NOBODY_READS.store(true, Ordering::Relaxed);
     }
 }
 
@@ -310,20 +336,7 @@ pub fn main() -> ExitCode {
     let cx = Cx { common: cli.common, environment, clock: Clock::System };
     let exit = match runtime.block_on(dispatch(&cx, cli.command)) {
         Ok(exit) => exit,
-        Err(Failure::Usage(message)) => {
-            note(&format!("reportd: {message}"));
-            Exit::Usage
-        }
-        Err(Failure::Problems(problems)) => {
-            for problem in &problems {
-                note(problem.text().trim_end());
-            }
-            Exit::Usage
-        }
-        Err(Failure::Failed(error)) => {
-            note(&format!("reportd: {}", Chain(error.as_ref())));
-            Exit::Failed
-        }
+        Err(failure) => failure.complain(),
     };
     // A thread that waits for a child or a file must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));

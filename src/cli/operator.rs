@@ -6,7 +6,7 @@ use clap::{ArgGroup, Args};
 
 use super::{Cx, Exit, Failure, say, say_json};
 use crate::app::{App, Selection};
-use crate::operator;
+use crate::operator::{self, OperatorError};
 use crate::request::window::Window;
 use crate::view::RunView;
 use crate::worker::step::short;
@@ -67,17 +67,17 @@ impl Retry {
 
     async fn retry(&self, cx: &Cx, app: &App) -> Result<Exit, Failure> {
         let run = app.worker.store.by_prefix(&self.run).await?;
-        // Only a run that needs a new request needs its job file to be right.
-        let words = if app.worker.store.ticket_alive(&run).await? {
-            app.worker.store.retry_ticket(&run).await?;
-            "goes on with its ticket"
-        } else {
+        let words = operator::retry(&app.worker, &run, async || {
+            // Only a run that needs a new request needs its job file to be right.
             let selection = Selection { job: run.job.clone(), connection: Some(run.connection.clone()) };
-            let files = cx.good_files(Some(&selection))?;
-            let found = files.series(Some(&selection)).map_err(Failure::Usage)?;
-            operator::retry_fresh(&app.worker, &run, &found).await?;
-            "starts again with the request as the job file has it now"
-        };
+            let files = cx.files();
+            if let Some(problem) = files.errors_of(Some(&run.job)).first() {
+                return Err(OperatorError::Refused(problem.text().trim_end().to_owned()));
+            }
+            let found = files.series(Some(&selection)).map_err(OperatorError::Refused)?;
+            operator::retry_fresh(&app.worker, &run, &found).await
+        })
+        .await?;
         finish(cx, app, run.id, words).await
     }
 }

@@ -18,7 +18,6 @@ use crate::plan::{Covering, Planned, planned};
 use crate::rehearsal::Rehearsal;
 use crate::request::Vendor;
 use crate::request::window::{Each, WindowRule};
-use crate::run::store::make::Opened;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::{State, Trigger};
 use crate::view::{PlanView, RunView};
@@ -192,19 +191,27 @@ impl RunJob {
         let mut results = futures_util::stream::iter(fires)
             .map(|fire| run_one(app, fire, Trigger::Manual, self.again, until, &stop, &board))
             .buffered(AT_ONCE);
-        let mut exits = Vec::new();
-        let mut outcomes = Vec::new();
+        // Every run is carried to its end, whatever becomes of the others: dropping one could drop a create under way.
+        let mut ended = Vec::new();
         while let Some(result) = results.next().await {
-            let outcome = result?;
-            exits.push(outcome.exit);
-            outcomes.push(outcome);
+            ended.push(result);
         }
         board.end();
-        for outcome in &outcomes {
-            if let (Some(folder), State::Archived | State::Empty) = (&self.out, state_of(&outcome.view)) {
-                copy_out(app, folder, &outcome.view)?;
-            }
-            report(cx, app, outcome);
+        let mut exits = Vec::new();
+        for result in ended {
+            exits.push(match result {
+                Ok(outcome) => {
+                    report(cx, app, &outcome);
+                    match (&self.out, state_of(&outcome.view)) {
+                        (Some(folder), State::Archived | State::Empty) => match copy_out(app, folder, &outcome.view) {
+                            Ok(()) => outcome.exit,
+                            Err(failure) => failure.complain(),
+                        },
+                        _ => outcome.exit,
+                    }
+                }
+                Err(failure) => failure.complain(),
+            });
         }
         Ok(worst(&exits))
     }
@@ -267,13 +274,11 @@ pub(super) async fn run_one(
     let name = format!("{}@{}  {label}", fire.job, fire.connection);
     let run = match worker.open(fire, trigger, again).await? {
         Opening::Held(row, files) => return Ok(held(fire, &row, &files)),
-        Opening::Run(opened) => match *opened {
-            Opened::Made(run) => run,
-            Opened::Attached(run) => {
-                board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
-                run
-            }
-        },
+        Opening::Made(run) => run,
+        Opening::Attached(run) => {
+            board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
+            run
+        }
     };
     let driven = worker.drive(run.id, until, stop, &|update| board.show(&name, &update)).await?;
     let (run, exit, person) = match driven {
@@ -303,7 +308,7 @@ fn held(fire: &Planned, row: &RevisionRow, files: &[ArtifactRow]) -> Outcome {
 
 /// The exit code of several runs: what most needs a person.
 pub(super) fn worst(exits: &[Exit]) -> Exit {
-    let order = [Exit::Interrupted, Exit::Failed, Exit::Held, Exit::InFlight];
+    let order = [Exit::Interrupted, Exit::Usage, Exit::Failed, Exit::Held, Exit::InFlight];
     order.into_iter().find(|exit| exits.contains(exit)).unwrap_or(Exit::Done)
 }
 

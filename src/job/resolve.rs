@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::Job;
-use super::ask::{Ask, BikAsk, JaicpAsk, JaicpKind, LivechatAsk};
+use super::ask::{Ask, BikAsk, JaicpAsk, LivechatAsk};
 use super::template::Name;
 use crate::connection::Connection;
 use crate::request::jaicp::ReportKind;
@@ -181,18 +181,7 @@ fn jaicp_params(ask: &JaicpAsk, context: &Context<'_>) -> Result<jaicp::JaicpPar
             other => return unresolved(at.index(i), format!("a filter is a map, and this is {}", kind_of(&other))),
         }
     }
-    let ask_for = match &ask.kind {
-        JaicpKind::Report { kind, settings, bot_ids, delete_after } => jaicp::JaicpAsk::Report {
-            kind: *kind,
-            settings: settings.clone(),
-            bot_ids: bot_ids.clone(),
-            delete_after: *delete_after,
-        },
-        JaicpKind::Query { rows, with_messages } => {
-            jaicp::JaicpAsk::Query { rows: *rows, with_messages: *with_messages }
-        }
-    };
-    Ok(jaicp::JaicpParams { ask: ask_for, filters, headers: ask.headers.clone() })
+    Ok(jaicp::JaicpParams { ask: ask.kind.clone(), filters, headers: ask.headers.clone() })
 }
 
 fn jaicp_shape(params: &jaicp::JaicpParams, window: &Window, page_size: u32) -> Result<Shape, Unresolved> {

@@ -113,6 +113,8 @@ pub enum Event {
     RetryFresh,
     /// An operator starts it again with the ticket it has.
     RetryTicket,
+    /// An operator starts it again, and an earlier create of it may have taken effect.
+    RetryDoubt,
     /// An operator names the ticket of a held run.
     ResolveTicket,
     /// An operator hands in the report of a held run.
@@ -125,7 +127,7 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 15] = [
+    pub const ALL: [Event; 16] = [
         Event::Intend,
         Event::Ticketed,
         Event::Requeue,
@@ -137,6 +139,7 @@ impl Event {
         Event::Cancel,
         Event::RetryFresh,
         Event::RetryTicket,
+        Event::RetryDoubt,
         Event::ResolveTicket,
         Event::ResolveFile,
         Event::ResolveNotCreated,
@@ -161,6 +164,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
         (S::Queued | S::Submitting | S::Waiting | S::Held, E::Cancel) => Some(S::Cancelled),
         (S::Failed | S::Cancelled, E::RetryFresh) => Some(S::Queued),
         (S::Failed | S::Cancelled, E::RetryTicket) => Some(S::Waiting),
+        (S::Failed | S::Cancelled, E::RetryDoubt) => Some(S::Held),
         (S::Held, E::ResolveTicket) => Some(S::Waiting),
         (S::Held, E::ResolveFile) => Some(S::Archived),
         (S::Held, E::ResolveNotCreated) => Some(S::Queued),
@@ -178,6 +182,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
             | E::Cancel
             | E::RetryFresh
             | E::RetryTicket
+            | E::RetryDoubt
             | E::ResolveTicket
             | E::ResolveFile
             | E::ResolveNotCreated
@@ -229,6 +234,8 @@ RetryFresh: failed -> queued
 RetryFresh: cancelled -> queued
 RetryTicket: failed -> waiting
 RetryTicket: cancelled -> waiting
+RetryDoubt: failed -> held
+RetryDoubt: cancelled -> held
 ResolveTicket: held -> waiting
 ResolveFile: held -> archived
 ResolveNotCreated: held -> queued

@@ -6,7 +6,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use base64::Engine;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD, URL_SAFE_NO_PAD};
 use secrecy::{ExposeSecret, SecretString};
 
 use crate::connection::secret::{SecretError, SecretRef, fingerprint};
@@ -113,11 +113,12 @@ impl Account {
         match &self.spec {
             Spec::Bik(BikCredentials::KeySecret { key, secret }) => {
                 let (key, secret) = (read(key)?, read(secret)?);
-                let basic = STANDARD.encode(format!("{}:{}", key.expose_secret(), secret.expose_secret()));
+                let pair = format!("{}:{}", key.expose_secret(), secret.expose_secret());
+                let basic = STANDARD.encode(&pair);
                 secrets.fingerprint = fingerprint(&self.salt, &[&key, &secret]);
                 secrets.account = fingerprint(&self.salt, &[&vendor, &key]);
                 secrets.authorization = Some(format!("Basic {basic}").into());
-                secrets.forms = vec![key, secret, basic.into()];
+                secrets.forms = vec![key, secret, basic.into(), pair.into()];
             }
             Spec::Bik(BikCredentials::Token(token)) => {
                 let token = read(token)?;
@@ -128,7 +129,7 @@ impl Account {
                 secrets.fingerprint = fingerprint(&self.salt, &[&token]);
                 secrets.account = fingerprint(&self.salt, &[&vendor, &key.into()]);
                 secrets.authorization = Some(format!("Basic {basic}").into());
-                secrets.forms = vec![key.into(), secret.into(), basic.into()];
+                secrets.forms = vec![key.into(), secret.into(), basic.into(), decoded.clone().into()];
             }
             Spec::Livechat { token, bearer } => {
                 let token = read(token)?;
@@ -172,6 +173,17 @@ fn decode(basic: &str) -> String {
     STANDARD.decode(basic).ok().and_then(|b| String::from_utf8(b).ok()).unwrap_or_default()
 }
 
+/// A percent-encoded text with its hex digits in lower case.
+fn lower_hex(percent: &str) -> String {
+    let mut hex = 0;
+    let lower = |c: char| {
+        let digit = hex > 0;
+        hex = if c == '%' { 2_u8 } else { hex.saturating_sub(1) };
+        if digit { c.to_ascii_lowercase() } else { c }
+    };
+    percent.chars().map(lower).collect()
+}
+
 impl Secrets {
     fn add_encoded_forms(&mut self) {
         let encoded: Vec<SecretString> = self
@@ -179,8 +191,13 @@ impl Secrets {
             .iter()
             .flat_map(|form| {
                 let text = form.expose_secret();
-                let percent: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
-                [percent, STANDARD.encode(text), text.replace('/', "\\/")]
+                let query: String = url::form_urlencoded::byte_serialize(text.as_bytes()).collect();
+                let percent = query.replace('+', "%20");
+                // Without the padding, so that a value that lost it is found too.
+                let base64 = STANDARD_NO_PAD.encode(text);
+                let url_safe = URL_SAFE_NO_PAD.encode(text);
+                let lower = [lower_hex(&query), lower_hex(&percent)];
+                [query, percent, base64, url_safe, text.replace('/', "\\/")].into_iter().chain(lower)
             })
             .map(SecretString::from)
             .collect();
@@ -216,11 +233,18 @@ impl Secrets {
     /// A vendor's text fit to be logged, stored and shown: secrets and URLs (beyond their host) blacked out, control
     /// characters gone, at most 1 KiB.
     pub fn redact(&self, text: &str) -> String {
+        let cut = text.chars().nth(LONGEST * 4).is_some();
         let mut text: String = text.chars().take(LONGEST * 4).map(|c| if c.is_control() { ' ' } else { c }).collect();
         for form in &self.forms {
             if text.contains(form.expose_secret()) {
                 text = text.replace(form.expose_secret(), REDACTED);
             }
+        }
+        if cut {
+            // A secret that lay across the cut is no longer whole, so its first part was not found.
+            let longest = self.forms.first().map_or(0, |form| form.expose_secret().chars().count());
+            let keep = text.chars().count().saturating_sub(longest);
+            text = text.chars().take(keep).collect();
         }
         let mut text = redact_urls(&text);
         if text.chars().count() > LONGEST {
@@ -296,6 +320,22 @@ mod tests {
         assert_eq!(bik.redact("Basic dGhlLWtleS0xOnRoZS1zZWNyZXQtMg== the-secret-2"), "Basic *** ***");
         let livechat = account(yaml, &env, Vendor::Livechat).secrets().unwrap();
         assert_eq!(livechat.redact("bad token pat-token-3"), "bad token ***");
+    }
+
+    #[test]
+    fn a_secret_across_the_end_of_a_long_text_leaves_no_part_of_it() {
+        let yaml = "connections: { a: { livechat: { token: env:L, auth: bearer } } }";
+        let secrets = account(yaml, &[("L", "canary0123456789")], Vendor::Livechat).secrets().unwrap();
+        for shift in 0..32 {
+            let text = format!("{}{}", "-".repeat(shift), "canary0123456789".repeat(300));
+            assert!(!secrets.redact(&text).contains("can"), "{shift}");
+        }
+        assert!(secrets.redact(&"word ".repeat(2000)).starts_with("word word"));
+    }
+
+    #[test]
+    fn hex_digits_and_nothing_else_become_lower_case() {
+        assert_eq!(lower_hex("A%2FB%C3%BCD"), "A%2fB%c3%bcD");
     }
 
     #[test]

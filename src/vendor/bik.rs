@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::error::{Operation, VendorError, classify};
 use super::http::Answered;
-use super::{Answer, Collected, Context, clean_word, download};
+use super::{Answer, Collected, Context, download};
 use crate::artifact::sniff::Expect;
 use crate::request::{Request, Seen, json_post};
 
@@ -107,7 +107,7 @@ pub async fn poll(context: &Context<'_>, request: &Request, ticket: &Value) -> R
     let Some(word) = data.get("reportStatus").and_then(Value::as_str) else {
         return Err(context.unreadable("getReportById answered no reportStatus"));
     };
-    let seen = Seen { status: clean_word(word), ..Seen::default() };
+    let seen = Seen { status: context.word(word), ..Seen::default() };
     let is = |list: &[String]| list.iter().any(|w| w == word);
     if is(&account.states.failed) {
         return Err(VendorError::Ended { seen });

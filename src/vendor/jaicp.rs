@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::error::{Operation, VendorError};
 use super::http::Answered;
-use super::{Answer, Collected, Context, Progress, clean_id, clean_word, download};
+use super::{Answer, Collected, Context, Progress, clean_id, download};
 use crate::artifact::sniff::Expect;
 use crate::artifact::{Finish, Label, Spooled, Writer};
 use crate::connection::JaicpAccount;
@@ -45,9 +45,9 @@ impl Task {
         }
     }
 
-    fn seen(&self) -> Seen {
+    fn seen(&self, clean: impl Fn(&str) -> String) -> Seen {
         Seen {
-            status: clean_word(self.status.as_deref().unwrap_or("CREATED")),
+            status: clean(self.status.as_deref().unwrap_or("CREATED")),
             written: self.write_count,
             total: self.total_count,
         }
@@ -82,11 +82,12 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
     let answer = context.http.send(&request.call, context.secrets, Operation::Create, context.timeout()).await?;
     checked(context, Operation::Create, &answer)?;
     let task: Option<Task> = serde_json::from_slice(&answer.body).ok();
-    let Some((task, id)) = task.and_then(|task| task.id().map(|id| (task, id))) else {
+    let id = task.as_ref().and_then(Task::id).filter(|id| context.secrets.redact(id) == *id);
+    let Some((task, id)) = task.zip(id) else {
         return Err(context.unreadable("JAICP accepted the report and gave no taskId"));
     };
     let ticket = json!({ "task_id": id });
-    Ok(Answer::Ticketed { id, ticket, seen: task.seen() })
+    Ok(Answer::Ticketed { id, ticket, seen: task.seen(|word| context.word(word)) })
 }
 
 fn task_call(request: &Request, account: &JaicpAccount, task_id: &str, method: &str) -> Call {
@@ -113,7 +114,7 @@ pub async fn poll(context: &Context<'_>, request: &Request, stored: &Value) -> R
     let Some(word) = task.status.as_deref() else {
         return Err(context.unreadable("the task has no status"));
     };
-    let seen = task.seen();
+    let seen = task.seen(|word| context.word(word));
     let is = |list: &[String]| list.iter().any(|w| w == word);
     if is(&account.states.failed) {
         return Err(VendorError::Ended { seen });
@@ -340,7 +341,7 @@ mod tests {
     #[test]
     fn a_lean_answer_is_a_created_task_and_ids_may_be_numbers() {
         let task: Task = serde_json::from_str(r#"{"taskId": 77}"#).unwrap();
-        assert_eq!((task.id(), task.seen().status), (Some("77".into()), "CREATED".into()));
+        assert_eq!((task.id(), task.seen(str::to_owned).status), (Some("77".into()), "CREATED".into()));
         let task: Task = serde_json::from_str(r#"{"taskId": "a/../b"}"#).unwrap();
         assert_eq!(task.id(), None);
     }

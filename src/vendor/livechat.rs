@@ -30,7 +30,8 @@ fn status_of(error_type: &str) -> Option<u16> {
         | "not_found" => 400,
         "too_many_requests" => 429,
         "request_timeout" => 504,
-        "service_unavailable" => 502,
+        // 503, so that a Retry-After is kept; without one it is unclear like any 5xx.
+        "service_unavailable" => 503,
         "internal" => 500,
         _ => return None,
     })
@@ -93,11 +94,12 @@ fn lifecycle(context: &Context<'_>, answer: &Answered, notes: &mut Vec<String>) 
 }
 
 /// Some answers repeat the request; a zone that is not ours means that the days were cut elsewhere.
-fn compare_echo(report: &Value, call: &Call, notes: &mut Vec<String>) {
+fn compare_echo(context: &Context<'_>, report: &Value, call: &Call, notes: &mut Vec<String>) {
     let asked = call.body.as_ref().and_then(|b| b.get("timezone"));
     if let (Some(echo), Some(asked)) = (report.pointer("/request/timezone"), asked)
         && echo != asked
     {
+        let echo = context.secrets.redact(&echo.to_string());
         notes.push(format!("LiveChat answered for zone {echo}, and {asked} was asked"));
     }
 }
@@ -131,7 +133,7 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
         let report = report(context, &answer)?;
         lifecycle(context, &answer, &mut notes);
         if page == 1 {
-            compare_echo(&report, &call, &mut notes);
+            compare_echo(context, &report, &call, &mut notes);
         }
         rows |= has_rows(&report);
         if paged {

@@ -31,6 +31,9 @@ use account::{Account, Secrets};
 use error::{Operation, VendorError, classify};
 use http::{Answered, Http};
 
+/// Bytes of an error's body that are looked at: more than is ever kept, so that it is cut after secrets were blacked out.
+const MOST_WORDS: usize = 32 * 1024;
+
 /// What a call brought.
 #[derive(Debug)]
 pub enum Answer {
@@ -113,13 +116,18 @@ impl Context<'_> {
 
     /// The error that this answer's HTTP status means, if it means one.
     fn http_error(&self, operation: Operation, answer: &Answered, words: Option<String>) -> Option<VendorError> {
-        let words =
-            words.unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(1024)]).into_owned());
+        let words = words
+            .unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(MOST_WORDS)]).into_owned());
         let message = match self.secrets.redact(&words) {
             words if words.is_empty() => format!("HTTP {}", answer.status),
             words => format!("HTTP {}: {words}", answer.status),
         };
         classify(operation, answer.status, answer.retry_after(self.now), message)
+    }
+
+    /// A vendor's state word, fit for rows and terminals: a vendor may repeat anything anywhere.
+    fn word(&self, word: &str) -> String {
+        clean_word(&self.secrets.redact(word))
     }
 
     /// An error for a 2xx that cannot be read.

@@ -8,13 +8,13 @@ use uuid::Uuid;
 use super::Worker;
 use super::hand::{FurtherCalls, Hand};
 use super::step::Stepped;
+use super::trouble::BLOCKED;
 use crate::archive::manifest::{Manifest, ManifestWindow, SCHEMA_VERSION, fire_text};
 use crate::archive::{ArchiveError, Stored, revision_folder};
 use crate::artifact::Spooled;
 use crate::crash;
 use crate::request::{Request, Shape};
 use crate::run::state::{Event, State};
-use crate::run::store::progress::Later;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{Lease, Run, Trigger};
@@ -81,19 +81,11 @@ impl Worker {
         };
         match self.archive_report(&facts, collected.files).await {
             Ok(_) => {}
+            Err(NotStored::Store(StoreError::Refused(why))) => return self.put_off(hand.claimed, BLOCKED, &why).await,
             Err(NotStored::Store(error)) => return Err(error),
             Err(NotStored::Archive(error)) => {
                 let event = if run.state == State::Waiting { Event::Poll } else { Event::Requeue };
-                let text = crate::telemetry::Chain(&error).to_string();
-                let later = Later {
-                    after: std::time::Duration::from_secs(30),
-                    note: &text,
-                    error: true,
-                    blocked: false,
-                    kind: Some("retry"),
-                };
-                self.store.later(&hand.claimed.lease, event, &later, None).await?;
-                return Ok(Stepped::Moved);
+                return self.later(hand, event, &crate::telemetry::Chain(&error).to_string(), None, None).await;
             }
         }
         crash::point("archived-committed");

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Worker;
-use super::step::Stepped;
+use super::step::{INTERRUPTED, Stepped};
 use crate::request::{Request, Vendor};
 use crate::run::Run;
 use crate::run::state::{Event, State};
@@ -162,7 +162,7 @@ impl Worker {
         if claimed.run.state == State::Queued && creates {
             return step.await;
         }
-        let later = Later { after: Duration::ZERO, note: "interrupted", error: false, blocked: false, kind: None };
+        let later = Later { after: Duration::ZERO, note: INTERRUPTED, error: false, blocked: false, idle: Duration::ZERO, kind: None };
         if claimed.run.state == State::Queued {
             // A query asks for nothing that would happen twice.
             match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {
@@ -170,7 +170,7 @@ impl Worker {
                 Err(error) => return Err(error),
             }
         } else {
-            self.store.release(&claimed.lease).await?;
+            self.store.release(&claimed.lease, INTERRUPTED).await?;
         }
         Ok(Stepped::Moved)
     }

@@ -9,7 +9,7 @@ use super::Worker;
 use crate::archive::{ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
 use crate::plan::Planned;
-use crate::run::Trigger;
+use crate::run::{Run, Trigger};
 use crate::run::store::StoreError;
 use crate::run::store::make::{NewRun, Opened};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
@@ -49,8 +49,10 @@ pub enum OpenError {
 pub enum Opening {
     /// The archive holds it.
     Held(Box<RevisionRow>, Vec<ArtifactRow>),
-    /// A run works on it.
-    Run(Box<Opened>),
+    /// A run for it was made now.
+    Made(Box<Run>),
+    /// A run works on it already.
+    Attached(Box<Run>),
 }
 
 impl Worker {
@@ -86,6 +88,7 @@ impl Worker {
         self.check_folder(planned, series).await?;
         // A schedule's run waits until the report is final; one by hand goes now and says that it may change.
         let provisional = planned.provisional || (trigger == Trigger::Manual && planned.early);
+        // Asked before the secret is: what is held can be shown without one.
         if !again
             && let Some(row) = self.store.held(series, window.start(), window.end()).await?
             && (provisional || !row.provisional)
@@ -119,8 +122,16 @@ impl Worker {
             request: frozen,
             base_url: request.base_url.clone(),
             account: secrets.account.clone(),
+            again,
         };
-        Ok(Opening::Run(Box::new(self.store.open(&new).await?)))
+        Ok(match self.store.open(&new).await? {
+            Opened::Held(row) => {
+                let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
+                Opening::Held(Box::new(row), files)
+            }
+            Opened::Made(run) => Opening::Made(Box::new(run)),
+            Opened::Attached(run) => Opening::Attached(Box::new(run)),
+        })
     }
 
     /// The window's folder holds no revision that the database does not know.

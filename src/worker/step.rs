@@ -25,6 +25,9 @@ use crate::yaml::show_duration;
 /// Seconds for which a ticket is tried to be recorded while the database is away.
 const TICKET_TRIES: u32 = 120;
 
+/// The note of a run whose worker was told to stop in the middle of a step.
+pub const INTERRUPTED: &str = "interrupted";
+
 /// How a step ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Stepped {
@@ -73,13 +76,15 @@ impl Worker {
             }
         };
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
-        if run.claims >= MAX_CLAIMS {
+        if run.claims >= MAX_CLAIMS && run.state != State::Submitting {
             let message =
                 format!("{MAX_CLAIMS} workers in a row died on this run, or lost it, without finishing a step");
             self.store.fail(lease, FailureClass::CrashLoop, &message, None, None).await?;
             return Ok(Stepped::Moved);
         }
-        if claimed.taken_over && self.adopt(&hand).await? {
+        // A worker that died, or was interrupted, may have left this run's manifest in the archive.
+        let cut_short = claimed.taken_over || run.note.as_deref() == Some(INTERRUPTED);
+        if (cut_short || run.state == State::Submitting) && self.adopt(&hand).await? {
             return Ok(Stepped::Moved);
         }
         match run.state {
@@ -115,7 +120,7 @@ impl Worker {
                     after: Duration::ZERO,
                     note: "the lease was too short for a call",
                     error: false,
-                    blocked: false,
+                    blocked: false, idle: Duration::ZERO,
                     kind: None,
                 };
                 self.store.later(lease, Event::Requeue, &later, Some(Outcome::NotSent)).await?;
@@ -124,10 +129,9 @@ impl Worker {
         }
         let answer = self.call(hand, watch, None).await;
         crash::point("call-answered");
-        if probing && !matches!(answer, Err(VendorError::Auth(_) | VendorError::NotSent(_) | VendorError::Unclear(_))) {
-            self.store.close_breaker(&hand.account.connection, hand.account.vendor.as_str()).await?;
-        }
-        match answer {
+        let let_through = probing && is_let_through(&answer);
+        // The answer first: a ticket must be committed before anything else can fail.
+        let stepped = match answer {
             Ok(Answer::Ticketed { id, ticket, seen }) => self.ticketed(hand, attempt, &id, &ticket, &seen).await,
             Ok(Answer::Collected(collected)) => self.store_report(hand, attempt, collected).await,
             Ok(Answer::Running { .. }) => {
@@ -141,7 +145,11 @@ impl Worker {
                 .await
             }
             Err(error) => self.call_failed(hand, error).await,
+        };
+        if let_through {
+            self.let_others_through(hand).await;
         }
+        stepped
     }
 
     async fn ticketed(
@@ -188,10 +196,8 @@ impl Worker {
         };
         let answer = self.call(hand, watch, Some(ticket)).await;
         crash::point("poll-answered");
-        if probing && !matches!(answer, Err(VendorError::Auth(_) | VendorError::NotSent(_) | VendorError::Unclear(_))) {
-            self.store.close_breaker(&hand.account.connection, hand.account.vendor.as_str()).await?;
-        }
-        match answer {
+        let let_through = probing && is_let_through(&answer);
+        let stepped = match answer {
             Ok(Answer::Running { seen, note }) => self.still_running(hand, &seen, note).await,
             Ok(Answer::Collected(collected)) => {
                 if let Some(seen) = &collected.seen {
@@ -203,6 +209,18 @@ impl Worker {
                 self.fail(hand, FailureClass::Protocol, "a poll answered with a new task", None, None).await
             }
             Err(error) => self.poll_failed(hand, error).await,
+        };
+        if let_through {
+            self.let_others_through(hand).await;
+        }
+        stepped
+    }
+
+    /// The vendor let our one probe through: the account's breaker closes. If that fails, the next probe closes it.
+    async fn let_others_through(&self, hand: &Hand<'_>) {
+        let account = hand.account;
+        if let Err(error) = self.store.close_breaker(&account.connection, account.vendor.as_str()).await {
+            tracing::warn!(error = %crate::telemetry::Chain(&error), "a breaker could not be closed");
         }
     }
 
@@ -248,4 +266,9 @@ impl Worker {
 /// The first eight digits of a run's id, which name it on the command line.
 pub fn short(id: Uuid) -> String {
     id.simple().to_string()[..8].to_owned()
+}
+
+/// Whether an answer shows that the vendor accepts our credentials.
+fn is_let_through(answer: &Result<Answer, VendorError>) -> bool {
+    !matches!(answer, Err(VendorError::Auth(_) | VendorError::NotSent(_) | VendorError::Unclear(_)))
 }

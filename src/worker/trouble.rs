@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use chrono::{DateTime, Utc};
+
 use super::hand::Hand;
 use super::step::{Stepped, short};
 use super::{Worker, jitter};
@@ -18,6 +20,9 @@ use crate::run::store::progress::{Later, Outcome};
 use crate::vendor::error::VendorError;
 use crate::yaml::show_duration;
 
+/// A retry that comes this much later than planned means that nobody was there to make it.
+const IDLE: Duration = Duration::from_secs(60);
+
 /// A run's wait for a host that no setting allows, or for a breaker: nothing changes before a person did something.
 pub(super) const BLOCKED: Duration = Duration::from_secs(15 * 60);
 
@@ -27,14 +32,17 @@ impl Worker {
         let event = match claimed.run.state {
             State::Waiting => Event::Poll,
             // An unknown outcome must not be forgotten for want of a secret: it stays as it is.
-            State::Submitting => return Ok(Stepped::NeedsPerson(why.to_owned())),
+            State::Submitting => {
+                self.store.park(&claimed.lease, after, why).await?;
+                return Ok(Stepped::NeedsPerson(why.to_owned()));
+            }
             _ => Event::Requeue,
         };
         let later = Later {
             after,
             note: why,
             error: false,
-            blocked: true,
+            blocked: true, idle: Duration::ZERO,
             kind: (claimed.run.note.as_deref() != Some(why)).then_some("waits"),
         };
         self.store.later(&claimed.lease, event, &later, None).await?;
@@ -134,7 +142,7 @@ impl Worker {
                 after: Duration::ZERO,
                 note: "the secret was changed: again with the new one",
                 error: false,
-                blocked: false,
+                blocked: false, idle: Duration::ZERO,
                 kind: Some("note"),
             };
             self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
@@ -149,7 +157,7 @@ impl Worker {
             );
         }
         let note = format!("breaker open: {text}");
-        let later = Later { after: BLOCKED, note: &note, error: false, blocked: true, kind: Some("waits") };
+        let later = Later { after: BLOCKED, note: &note, error: false, blocked: true, idle: Duration::ZERO, kind: Some("waits") };
         self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
         Ok(Stepped::NeedsPerson(breaker_text(permit.connection, permit.vendor, text)))
     }
@@ -174,7 +182,7 @@ impl Worker {
             }
             Admission::Now | Admission::Probe => (Duration::ZERO, String::new(), None),
         };
-        let later = Later { after, note: &note, error: false, blocked: person.is_some(), kind: None };
+        let later = Later { after, note: &note, error: false, blocked: person.is_some(), idle: Duration::ZERO, kind: None };
         self.store.later(&hand.claimed.lease, event, &later, None).await?;
         if person.is_some() {
             // The run that tried may have closed the breaker since we asked, and could not wake us while we had the lease.
@@ -194,14 +202,18 @@ impl Worker {
     ) -> Result<Stepped, StoreError> {
         let run = hand.run();
         let give_up = Duration::from_secs(hand.request.give_up_s);
-        let trouble = run.errors_since.and_then(|t| (hand.claimed.at - t).to_std().ok()).unwrap_or_default();
+        let since = |t: DateTime<Utc>| (hand.claimed.at - t).to_std().unwrap_or_default();
+        // Where nobody tried (we were switched off, the run was cut short) no trouble is known of.
+        let late = since(run.next_step_at);
+        let idle = if late > IDLE { late } else { Duration::ZERO };
+        let trouble = run.errors_since.map(since).unwrap_or_default().saturating_sub(idle);
         if run.errors > 0 && trouble >= give_up {
             let message = format!("given up after {} of trouble; the last: {text}", show_duration(give_up));
             return self.fail(hand, FailureClass::GaveUp, &message, None, outcome).await;
         }
         let errors = u32::try_from(run.errors).unwrap_or(0) + 1;
         let after = after.unwrap_or_else(|| back_off(errors, jitter()));
-        let later = Later { after, note: text, error: true, blocked: false, kind: Some("retry") };
+        let later = Later { after, note: text, error: true, blocked: false, idle, kind: Some("retry") };
         self.store.later(&hand.claimed.lease, event, &later, outcome).await?;
         crash::point("retry-committed");
         Ok(Stepped::Moved)

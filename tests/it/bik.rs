@@ -29,7 +29,7 @@ async fn a_report_goes_through_its_states_to_the_very_bytes_that_were_sent() {
     assert!(sent.len() > 100 && files[0].1 == sent);
 
     let words: Vec<Value> = shop.asked("getReportById").iter().map(|r| r.json()["reportHistoryId"].clone()).collect();
-    assert!(words.len() >= 2 && words.iter().all(|id| *id == 44590), "{words:?}");
+    assert!(!words.is_empty() && words.iter().all(|id| *id == 44590), "{words:?}");
     let task: (String, String, String, i64) =
         sqlx::query_as("SELECT remote_id, outcome, status_word, polls::bigint FROM remote_tasks")
             .fetch_one(&shop.pool)

@@ -64,10 +64,12 @@ async fn every_background_report_is_archived_as_the_very_bytes_that_were_sent() 
     assert_eq!(times(&of("messages").json()), day_one);
 }
 
+/// Status word, rows written, rows to write.
+type Row = (Option<String>, Option<i64>, Option<i64>);
+
 #[tokio::test(flavor = "multi_thread")]
 async fn progress_and_the_vendors_own_words_are_kept_in_remote_tasks() {
     let polls = AtomicUsize::new(0);
-    let seen = std::sync::Arc::new(std::sync::Mutex::new(Vec::new()));
     let script = Script::start(move |asked: &Asked| {
         if asked.is("POST") {
             return answer(&json!({ "taskId": "t-7", "status": "CREATED", "accountId": 1 }));
@@ -99,13 +101,10 @@ async fn progress_and_the_vendors_own_words_are_kept_in_remote_tasks() {
     }
     let run = shop.job_ends(&["messages"], 0).await;
     assert_eq!((run["ticket"].as_str(), run["state"].as_str()), (Some("t-7"), Some("archived")));
-    type Row = (Option<String>, Option<i64>, Option<i64>);
-    let rows: Vec<Row> = sqlx::query_as("SELECT status_word, written, total FROM witness ORDER BY n")
+    let mut rows: Vec<Row> = sqlx::query_as("SELECT status_word, written, total FROM witness ORDER BY n")
         .fetch_all(&shop.pool)
         .await
         .unwrap();
-    seen.lock().unwrap().extend(rows);
-    let mut rows = seen.lock().unwrap().clone();
     rows.dedup();
     let row = |word: &str, written: Option<i64>| (Some(word.to_owned()), written, written.map(|_| 40));
     assert_eq!(

@@ -14,7 +14,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::{Ran, Shop};
 
-/// A BIK job; `{}` of DAILY jobs stands for the vendor's block.
+/// A BIK job.
 pub const ENGAGEMENT: &str = "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [\"{var.owner}\", lead@north.example] }\n";
 /// A LiveChat job.
 pub const RATINGS: &str = "window: yesterday\nlivechat: { report: chats/ratings, distribution: day }\n";
@@ -22,8 +22,8 @@ pub const RATINGS: &str = "window: yesterday\nlivechat: { report: chats/ratings,
 pub const MESSAGES: &str = "window: yesterday\njaicp:\n  report: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n  \
      settings: { fileType: CSV }\n";
 
-/// Shows that a run waits no longer than this for anything outside itself.
-pub const SOON: Duration = Duration::from_secs(30);
+/// Longest wait for something that another process does.
+const SOON: Duration = Duration::from_secs(30);
 
 /// Local noon of the 2nd, 3rd … of January 2026: each gives `yesterday` another day, so another window.
 pub fn noon(day: usize) -> String {
@@ -165,7 +165,7 @@ pub struct Asked {
     pub line: String,
     /// The whole head, names in lower case.
     pub head: String,
-    /// The body.
+    /// The body, as text.
     pub body: String,
 }
 
@@ -178,11 +178,6 @@ impl Asked {
     /// The value of a header, which is given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
         self.head.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "))
-    }
-
-    /// The body as JSON, or null.
-    pub fn json(&self) -> Value {
-        serde_json::from_str(&self.body).unwrap_or_default()
     }
 }
 
@@ -212,7 +207,7 @@ pub struct Script {
 
 /// A port that is ours and either listens or refuses.
 enum Door {
-    Open(#[expect(dead_code, reason = "serves until it is dropped")] AbortOnDropHandle<()>),
+    Open(AbortOnDropHandle<()>),
     Shut(TcpSocket),
 }
 

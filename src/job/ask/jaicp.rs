@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
-use super::{Block, JaicpAsk, JaicpKind, header, map_of};
+use super::{Block, JaicpAsk, header, map_of};
 use crate::job::file::{FileTypeFile, JaicpFile, JaicpSettingsFile};
 use crate::job::policy::{keep, one_of};
-use crate::request::jaicp::{FILTER_KEYS, FILTER_TYPES, FileSettings, ReportKind};
+use crate::request::jaicp::{self, FILTER_KEYS, FILTER_TYPES, FileSettings, ReportKind};
 use crate::request::{FileType, Rows};
 use crate::yaml::{Finding, Free, Named, Path};
 
@@ -115,7 +115,7 @@ pub fn compile_jaicp(file: &JaicpFile, at: &Path, out: &mut Vec<Finding>) -> Opt
             if kind.takes_filters() {
                 block.needs_bound(bounded, file.unbounded == Some(true));
             }
-            JaicpKind::Report {
+            jaicp::JaicpAsk::Report {
                 kind,
                 settings,
                 bot_ids: file.botIds.clone().unwrap_or_default(),
@@ -133,7 +133,7 @@ pub fn compile_jaicp(file: &JaicpFile, at: &Path, out: &mut Vec<Finding>) -> Opt
                 block.error(at.key("with_messages"), "with_messages goes with query: sessions only");
             }
             block.needs_bound(bounded, file.unbounded == Some(true));
-            JaicpKind::Query { rows, with_messages }
+            jaicp::JaicpAsk::Query { rows, with_messages }
         }
         _ => {
             block.error(at.clone(), "jaicp needs exactly one of report and query");

@@ -18,9 +18,8 @@ pub use livechat::compile_livechat;
 use super::policy::keep;
 use super::template::{Place, Template, Tree};
 use crate::request::bik::DateFormat;
-use crate::request::jaicp::{FileSettings, ReportKind};
 use crate::request::livechat::TimePair;
-use crate::request::{Rows, Vendor};
+use crate::request::{self, Vendor};
 use crate::yaml::{Finding, Free, Named, Path, did_you_mean};
 
 /// What one job asks of its vendor.
@@ -79,34 +78,11 @@ pub struct LivechatAsk {
 #[derive(Clone, Debug, PartialEq)]
 pub struct JaicpAsk {
     /// Report or query.
-    pub kind: JaicpKind,
+    pub kind: request::jaicp::JaicpAsk,
     /// `filters`.
     pub filters: Tree,
     /// Request headers.
     pub headers: BTreeMap<String, String>,
-}
-
-/// Which of JAICP's two ways.
-#[derive(Clone, Debug, PartialEq)]
-pub enum JaicpKind {
-    /// A background task.
-    Report {
-        /// Which one.
-        kind: ReportKind,
-        /// Its file.
-        settings: Option<FileSettings>,
-        /// `botIds` of a calls report.
-        bot_ids: Vec<String>,
-        /// Delete the task after archiving.
-        delete_after: bool,
-    },
-    /// Paged rows.
-    Query {
-        /// Rows of what.
-        rows: Rows,
-        /// Also every session's messages.
-        with_messages: bool,
-    },
 }
 
 /// Collects the problems of one vendor block.

@@ -138,22 +138,41 @@ impl RunStore {
 
     /// Gives a claim back without a finished step: interrupted work uses no attempt. A run whose call is under way keeps
     /// its lease, since only its end tells the next worker that the call is over.
-    pub async fn release(&self, lease: &Lease) -> Result<(), StoreError> {
+    pub async fn release(&self, lease: &Lease, note: &str) -> Result<(), StoreError> {
         sqlx::query(
-            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0)
+            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0), note = $3
              WHERE id = $1 AND lease_token = $2 AND state IN ('queued', 'waiting')",
         )
         .bind(lease.run)
         .bind(lease.token)
+        .bind(note)
         .execute(&self.pool)
         .await
         .map_err(doing("release a run"))?;
         Ok(())
     }
 
+    /// Puts a run off that was found in `submitting` and cannot be decided now, for want of a secret: it stays as it is, and
+    /// the claim that found it does not count.
+    pub async fn park(&self, lease: &Lease, after: Duration, note: &str) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0), note = left($4, 1000),
+                 next_step_at = reportd_now() + make_interval(secs => $3)
+             WHERE id = $1 AND lease_token = $2 AND state = 'submitting'",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(after.as_secs_f64())
+        .bind(note)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("put a run off"))?;
+        fenced(done.rows_affected())
+    }
+
     /// A person asks for a blocked run: it is looked at now, in case what blocked it was mended.
     pub async fn nudge(&self, run: Uuid) -> Result<(), StoreError> {
-        sqlx::query("UPDATE runs SET next_step_at = reportd_now() WHERE id = $1 AND blocked AND lease_token IS NULL")
+        sqlx::query("UPDATE runs SET next_step_at = reportd_now() WHERE id = $1 AND lease_token IS NULL AND (blocked OR state = 'submitting')")
             .bind(run)
             .execute(&self.pool)
             .await
@@ -211,10 +230,10 @@ impl RunStore {
                  UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
                      revision = CASE WHEN $5 THEN COALESCE(revision, next_revision(series_id, window_label)) ELSE revision END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
-                 RETURNING id, connection, vendor
+                 RETURNING id, connection, vendor, base_url, account
              ), task AS (
-                 INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor)
-                 SELECT $3, id, connection, vendor FROM intended WHERE $6
+                 INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+                 SELECT $3, id, connection, vendor, base_url, account FROM intended WHERE $6
              )
              INSERT INTO run_events (run_id, kind, who, detail)
              SELECT id, 'submitting', $7, 'about to call ' || vendor FROM intended",
@@ -292,6 +311,23 @@ impl RunStore {
         .await
         .map_err(doing("close a breaker"))?;
         Ok(done.rows_affected() > 0)
+    }
+
+    /// Lets a run that waits for a breaker go on at once if that is closed by now, or if `secret` is another one than the
+    /// vendor refused.
+    pub async fn wake_if_breaker_lets(&self, run: Uuid, secret: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
+             WHERE runs.id = $1 AND c.connection = runs.connection AND c.vendor = runs.vendor
+               AND runs.blocked AND runs.lease_token IS NULL
+               AND (NOT c.breaker_open OR c.breaker_secret IS DISTINCT FROM $2)",
+        )
+        .bind(run)
+        .bind(secret)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("look whether a breaker still holds a run"))?;
+        Ok(())
     }
 }
 

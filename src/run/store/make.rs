@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::revision::RevisionRow;
 use super::{RunStore, StoreError, doing};
 use crate::run::{Run, Trigger};
 
@@ -38,24 +39,19 @@ pub struct NewRun {
     pub base_url: String,
     /// Account fingerprint it may be worked with.
     pub account: String,
+    /// Made although the archive holds the window.
+    pub again: bool,
 }
 
-/// A run for the window: made now, or already live.
+/// A run for the window: made now, or already live; or what the archive holds.
 #[derive(Clone, Debug)]
 pub enum Opened {
+    /// No run is needed: this revision is held, and final unless the new run would be provisional too.
+    Held(RevisionRow),
     /// Made by this call.
     Made(Run),
     /// Made earlier and not finished.
     Attached(Run),
-}
-
-impl Opened {
-    /// The run, however it came.
-    pub fn run(self) -> Run {
-        match self {
-            Opened::Made(run) | Opened::Attached(run) => run,
-        }
-    }
 }
 
 impl RunStore {
@@ -83,14 +79,27 @@ impl RunStore {
         .map_err(doing("make a series"))
     }
 
-    /// Makes a run for the window, or attaches to the one that is live. Two callers at once get the same run.
+    /// Makes a run for the window, attaches to the one that is live, or says what is held. Callers at once agree: either one
+    /// makes the run and the others attach, or all are told what it left.
     pub async fn open(&self, new: &NewRun) -> Result<Opened, StoreError> {
+        let what = "make a run";
         let series = self.series(&new.job, &new.connection, new.vendor).await?;
-        // The other caller's run may end between our INSERT and our SELECT; then the INSERT succeeds next time round.
+        // The other caller's run may end between our statements; then the next time round tells what it left.
         for _ in 0..10 {
-            if let Some(run) = self.insert(series, new).await? {
-                return Ok(Opened::Made(run));
+            if !new.again
+                && let Some(row) = held(&self.pool, series, new).await?
+            {
+                return Ok(Opened::Held(row));
             }
+            let mut tx = self.pool.begin().await.map_err(doing(what))?;
+            if let Some(run) = self.insert(&mut tx, series, new).await? {
+                // The run that was live a moment ago may have been archived since we looked: this statement sees it.
+                if new.again || held(&mut *tx, series, new).await?.is_none() {
+                    tx.commit().await.map_err(doing(what))?;
+                    return Ok(Opened::Made(run));
+                }
+            }
+            tx.rollback().await.map_err(doing(what))?;
             let live: Option<Run> = sqlx::query_as(
                 "SELECT * FROM runs
                  WHERE series_id = $1 AND window_start = $2 AND window_end = $3 AND finished_at IS NULL",
@@ -108,7 +117,12 @@ impl RunStore {
         Err(StoreError::Refused("runs of this window come and go too fast to attach to one: try again".into()))
     }
 
-    async fn insert(&self, series: i64, new: &NewRun) -> Result<Option<Run>, StoreError> {
+    async fn insert(
+        &self,
+        tx: &mut sqlx::PgTransaction<'_>,
+        series: i64,
+        new: &NewRun,
+    ) -> Result<Option<Run>, StoreError> {
         sqlx::query_as(
             "WITH made AS (
                  INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
@@ -140,8 +154,27 @@ impl RunStore {
         .bind(&new.account)
         .bind(new.not_before)
         .bind(&self.who.0)
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut **tx)
         .await
         .map_err(doing("make a run"))
     }
+}
+
+/// The newest revision of the window that makes a new run needless.
+async fn held(
+    executor: impl sqlx::PgExecutor<'_>,
+    series: i64,
+    new: &NewRun,
+) -> Result<Option<RevisionRow>, StoreError> {
+    let newest: Option<RevisionRow> = sqlx::query_as(
+        "SELECT * FROM revisions WHERE series_id = $1 AND window_start = $2 AND window_end = $3
+         ORDER BY revision DESC LIMIT 1",
+    )
+    .bind(series)
+    .bind(new.window_start)
+    .bind(new.window_end)
+    .fetch_optional(executor)
+    .await
+    .map_err(doing("look up what is held of a window"))?;
+    Ok(newest.filter(|row| new.provisional || !row.provisional))
 }

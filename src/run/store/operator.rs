@@ -1,10 +1,22 @@
 //! An operator's word: retry, cancel, resolve. Every one records who said it.
 
 use serde_json::Value;
+use uuid::Uuid;
 
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
 use crate::run::{FailureClass, Run, State};
+
+/// What the creates of an ended run may still lead to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PastCreates {
+    /// The vendor made a task and never said that it ended: this create's.
+    Alive(Uuid),
+    /// One of them may have taken effect, and nobody knows.
+    Doubtful,
+    /// None can lead to anything.
+    None,
+}
 
 fn refused(run: &Run, verb: &str, hint: &str) -> StoreError {
     StoreError::Refused(format!("run {} is {}, and {verb} is for {hint}", run.id, run.state))
@@ -30,34 +42,68 @@ impl RunStore {
         if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "cancel", "runs that have not ended")) }
     }
 
-    /// Whether the run's ticket may still lead to a report: the vendor made the task and never said that it ended.
-    pub async fn ticket_alive(&self, run: &Run) -> Result<bool, StoreError> {
-        if run.ticket.is_none() {
-            return Ok(false);
-        }
-        sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE attempt_id = $1 AND outcome = 'created' AND finished_at IS NULL)",
+    /// What is known of the creates that an ended run made: every one counts, not only the last.
+    pub async fn past_creates(&self, run: &Run) -> Result<PastCreates, StoreError> {
+        let alive: Option<Uuid> = sqlx::query_scalar(
+            "SELECT attempt_id FROM remote_tasks WHERE run_id = $1 AND outcome = 'created' AND finished_at IS NULL
+             ORDER BY intended_at DESC LIMIT 1",
         )
-        .bind(run.attempt_id)
+        .bind(run.id)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look up the tasks of a run"))?;
+        if let Some(attempt) = alive {
+            return Ok(PastCreates::Alive(attempt));
+        }
+        let doubtful: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown'))",
+        )
+        .bind(run.id)
         .fetch_one(&self.pool)
         .await
-        .map_err(doing("look up the task of a run"))
+        .map_err(doing("look up the tasks of a run"))?;
+        Ok(if doubtful { PastCreates::Doubtful } else { PastCreates::None })
     }
 
-    /// Starts an ended run again with the ticket it has.
-    pub async fn retry_ticket(&self, run: &Run) -> Result<(), StoreError> {
+    /// Starts an ended run again with the ticket of this create.
+    pub async fn retry_ticket(&self, run: &Run, attempt: Uuid) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'waiting', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                      errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
-                     last_poll_at = NULL
-                 WHERE id = $1 AND state = ANY ($2) AND ticket IS NOT NULL RETURNING id
+                     last_poll_at = NULL, attempt_id = task.attempt_id, ticket = task.ticket, ticketed_at = task.created_at,
+                     revision = COALESCE(runs.revision, next_revision(runs.series_id, runs.window_label))
+                 FROM remote_tasks task
+                 WHERE runs.id = $1 AND runs.state = ANY ($2) AND task.attempt_id = $4 AND task.ticket IS NOT NULL
+                 RETURNING runs.id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3, 'goes on with its ticket' FROM moved",
         )
         .bind(run.id)
         .bind(sources(Event::RetryTicket))
         .bind(&self.who.0)
+        .bind(attempt)
+        .execute(&self.pool)
+        .await
+        .map_err(|e| live_twin(e, "retry a run"))?;
+        if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
+    }
+
+    /// An ended run whose create may have taken effect, and may not be repeated, is held instead of sent again.
+    pub async fn retry_doubt(&self, run: &Run, message: &str) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'held', finished_at = NULL, failure_class = $4, failure = left($5, 4000), claims = 0,
+                     errors = 0, errors_since = NULL, note = NULL
+                 WHERE id = $1 AND state = ANY ($2) RETURNING id
+             )
+             INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'held', $3, left($5, 4000) FROM moved",
+        )
+        .bind(run.id)
+        .bind(sources(Event::RetryDoubt))
+        .bind(&self.who.0)
+        .bind(FailureClass::UnknownCreate.as_str())
+        .bind(message)
         .execute(&self.pool)
         .await
         .map_err(|e| live_twin(e, "retry a run"))?;
@@ -99,10 +145,11 @@ impl RunStore {
         let what = "give a held run its ticket";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let task = sqlx::query(
-            "UPDATE remote_tasks SET remote_id = $2, outcome = 'created', created_at = reportd_now() WHERE attempt_id = $1",
+            "UPDATE remote_tasks SET remote_id = $2, ticket = $3, outcome = 'created', created_at = reportd_now() WHERE attempt_id = $1",
         )
         .bind(run.attempt_id)
         .bind(remote_id)
+        .bind(ticket)
         .execute(&mut *tx)
         .await;
         match task {
@@ -170,6 +217,9 @@ impl RunStore {
                      finished_at = CASE WHEN $3 = 'failed' THEN reportd_now() END, next_step_at = reportd_now(), claims = 0,
                      errors = 0, errors_since = NULL
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
+             ), task AS (
+                 UPDATE remote_tasks SET outcome = 'not_created' FROM moved
+                 WHERE run_id = moved.id AND outcome IN ('intended', 'unknown') AND $3 = 'queued'
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'resolved', $6, $5 FROM moved",
         )

@@ -43,8 +43,10 @@ pub struct Later<'a> {
     pub note: &'a str,
     /// Counts as a transient error.
     pub error: bool,
-    /// Goes on only after a person did something.
+    /// Goes on only after a person did something; what went wrong before does not count any more.
     pub blocked: bool,
+    /// Time in which nobody tried, to be left out of the time of trouble.
+    pub idle: Duration,
     /// Kind of the event; `None` = no event, for the ordinary poll.
     pub kind: Option<&'a str>,
 }
@@ -64,7 +66,7 @@ impl RunStore {
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let recorded = sqlx::query(
             "UPDATE remote_tasks SET remote_id = $2, outcome = 'created', created_at = reportd_now(), status_word = $3,
-                 rows_written = $4, rows_total = $5
+                 rows_written = $4, rows_total = $5, ticket = $6
              WHERE attempt_id = $1 AND remote_id IS NULL",
         )
         .bind(attempt)
@@ -72,6 +74,7 @@ impl RunStore {
         .bind(&seen.status)
         .bind(seen.written)
         .bind(seen.total)
+        .bind(ticket)
         .execute(&mut *tx)
         .await;
         match recorded {
@@ -125,8 +128,10 @@ impl RunStore {
             "WITH moved AS (
                  UPDATE runs SET state = $3, next_step_at = reportd_now() + make_interval(secs => $4), note = left($5, 1000),
                      lease_token = NULL, lease_until = NULL, claims = 0, blocked = $11,
-                     errors = CASE WHEN $6 THEN errors + 1 ELSE errors END,
-                     errors_since = CASE WHEN $6 THEN COALESCE(errors_since, reportd_now()) ELSE errors_since END
+                     errors = CASE WHEN $11 THEN 0 WHEN $6 THEN errors + 1 ELSE errors END,
+                     errors_since = CASE WHEN $11 THEN NULL
+                                         WHEN $6 THEN COALESCE(errors_since + make_interval(secs => $12), reportd_now())
+                                         ELSE errors_since END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($7)
                  RETURNING id, attempt_id
              ), task AS (
@@ -149,6 +154,7 @@ impl RunStore {
         .bind(later.kind)
         .bind(&self.who.0)
         .bind(later.blocked)
+        .bind(later.idle.as_secs_f64())
         .execute(&self.pool)
         .await
         .map_err(doing("put a run off"))?;

@@ -225,10 +225,11 @@ async fn insert_revision(
     row: &RevisionRow,
     artifacts: &[ArtifactRow],
 ) -> Result<(), StoreError> {
-    sqlx::query(
+    let written = sqlx::query(
         "INSERT INTO revisions (series_id, window_label, revision, window_start, window_end, window_zone, provisional, state,
                                 run_id, trigger, fire_at, ticket, content_hash, manifest_path, manifest_sha256, archived_at)
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)",
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16)
+         ON CONFLICT (series_id, window_label, revision) DO NOTHING",
     )
     .bind(row.series_id)
     .bind(&row.window_label)
@@ -249,6 +250,23 @@ async fn insert_revision(
     .execute(&mut **tx)
     .await
     .map_err(doing("write a revision"))?;
+    if written.rows_affected() == 0 {
+        // A rebuild read this very manifest before its run came back: then all is as it should be.
+        let same: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3
+                 AND run_id = $4 AND manifest_sha256 = $5)",
+        )
+        .bind(row.series_id)
+        .bind(&row.window_label)
+        .bind(row.revision)
+        .bind(row.run_id)
+        .bind(&row.manifest_sha256)
+        .fetch_one(&mut **tx)
+        .await
+        .map_err(doing("write a revision"))?;
+        let taken = || StoreError::Refused(format!("r{} of {} is another run's", row.revision, row.window_label));
+        return if same { Ok(()) } else { Err(taken()) };
+    }
     let column = |get: fn(&ArtifactRow) -> String| artifacts.iter().map(get).collect::<Vec<String>>();
     sqlx::query(
         "INSERT INTO artifacts (series_id, window_label, revision, position, path, media_type, bytes, sha256, derived, simulated)
