@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use reportd::request::Seen;
 use reportd::run::state::{Event, State};
 use reportd::run::store::claim::{Admission, Claimed, Identity, Permit};
-use reportd::run::store::make::NewRun;
+use reportd::run::store::make::{NewRun, Opened};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
@@ -45,6 +45,7 @@ fn new_run(day: u32) -> NewRun {
         window_zone: "UTC",
         window_label: start.format("%Y-%m-%d").to_string(),
         provisional: false,
+        again: false,
         fire_at: start,
         not_before: None,
         request: json!({}),
@@ -57,9 +58,16 @@ fn seen(status: &str) -> Seen {
     Seen { status: status.into(), ..Seen::default() }
 }
 
+fn run_of(opened: Opened) -> Run {
+    match opened {
+        Opened::Made(run) | Opened::Attached(run) => run,
+        Opened::Held(row) => panic!("{row:?} is held"),
+    }
+}
+
 /// A queued run, claimed.
 async fn claimed(store: &RunStore, day: u32) -> Claimed {
-    let run = store.open(&new_run(day)).await.unwrap().run();
+    let run = run_of(store.open(&new_run(day)).await.unwrap());
     store.claim(run.id, &IDENTITY).await.unwrap().expect("a new run is due")
 }
 
@@ -125,10 +133,14 @@ const ILLEGAL: &[(&str, &str)] = &[
     ),
     ("remote_tasks_run_fkey", "UPDATE remote_tasks SET run_id = gen_random_uuid()"),
     ("remote_tasks_vendor_makes_tasks", "UPDATE remote_tasks SET vendor = 'livechat'"),
-    ("remote_tasks_outcome_known", "UPDATE remote_tasks SET outcome = 'odd', remote_id = NULL, created_at = NULL"),
+    (
+        "remote_tasks_outcome_known",
+        "UPDATE remote_tasks SET outcome = 'odd', remote_id = NULL, created_at = NULL, ticket = NULL",
+    ),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET remote_id = NULL"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET outcome = 'unknown'"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET created_at = NULL"),
+    ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET ticket = NULL"),
     (
         "remote_tasks_remote_id_once",
         "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"attempt_id\": \"00000000-0000-0000-0000-000000000001\"}')).* FROM remote_tasks t",
@@ -187,7 +199,7 @@ const ILLEGAL: &[(&str, &str)] = &[
 async fn legal_rows(shop: &Shop) {
     let store = shop.store();
     store.open(&NewRun { job: "q".into(), ..new_run(1) }).await.unwrap();
-    let run = store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap().run();
+    let run = run_of(store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap());
     let mut claimed = store.claim(run.id, &IDENTITY).await.unwrap().unwrap();
     let attempt = submitting(&store, &claimed.lease).await;
     store.ticket(attempt, "t-1", &json!({"task_id": "t-1"}), &seen("NEW"), Duration::ZERO).await.unwrap();
@@ -275,7 +287,14 @@ type Write = for<'a> fn(&'a RunStore, &'a Claimed) -> Written<'a>;
 
 fn later<'a>(store: &'a RunStore, claimed: &'a Claimed, event: Event) -> Written<'a> {
     Box::pin(async move {
-        let later = Later { after: Duration::ZERO, note: "later", error: true, blocked: false, kind: Some("retry") };
+        let later = Later {
+            after: Duration::ZERO,
+            note: "later",
+            error: true,
+            blocked: false,
+            idle: Duration::ZERO,
+            kind: Some("retry"),
+        };
         store.later(&claimed.lease, event, &later, Some(Outcome::Unknown)).await
     })
 }
@@ -302,6 +321,7 @@ const WRITES: &[(&str, State, Write)] = &[
             store.fail(&claimed.lease, FailureClass::VendorFailed, "no", Some(&seen("FAILED")), None).await
         })
     }),
+    ("park", State::Submitting, |store, claimed| Box::pin(store.park(&claimed.lease, Duration::ZERO, "no secret"))),
     ("hold", State::Submitting, |store, claimed| Box::pin(store.hold(&claimed.lease, "unknown"))),
     ("intend", State::Queued, |store, claimed| {
         Box::pin(async {
@@ -384,7 +404,7 @@ async fn a_worker_that_lost_its_lease_writes_nothing_and_the_one_that_has_it_doe
         let refused = write(&store, &stale).await;
         assert!(matches!(refused, Err(StoreError::LeaseLost)), "{name} from {from}: {refused:?}");
         assert_eq!(all_of(&shop, stale.run.id).await, before, "{name} from {from} left something");
-        store.release(&stale.lease).await.unwrap();
+        store.release(&stale.lease, "interrupted").await.unwrap();
         assert_eq!(all_of(&shop, stale.run.id).await, before, "a stale lease gave a living one back");
         write(&store, &fresh).await.unwrap_or_else(|e| panic!("{name} from {from}: {e}"));
         assert_ne!(all_of(&shop, stale.run.id).await, before, "{name} from {from} wrote nothing");
@@ -407,7 +427,8 @@ async fn a_run_that_an_operator_cancelled_meanwhile_is_not_written_by_its_worker
 async fn a_ticket_is_recorded_by_its_attempt_whatever_became_of_the_lease() {
     let shop = Shop::open().await;
     let store = shop.store();
-    let later = Later { after: Duration::ZERO, note: "unknown", error: true, blocked: false, kind: None };
+    let later =
+        Later { after: Duration::ZERO, note: "unknown", error: true, blocked: false, idle: Duration::ZERO, kind: None };
     for (n, became) in ["taken over", "held", "queued again", "cancelled", "created again"].into_iter().enumerate() {
         let first = claimed(&store, u32::try_from(n).unwrap()).await;
         let attempt = submitting(&store, &first.lease).await;
@@ -482,7 +503,7 @@ async fn a_run_that_twenty_workers_died_on_fails_and_is_not_sent() {
 async fn only_workers_with_the_runs_own_base_url_and_account_claim_it() {
     let shop = Shop::open().await;
     let store = shop.store();
-    let run = store.open(&new_run(1)).await.unwrap().run();
+    let run = run_of(store.open(&new_run(1)).await.unwrap());
     for stranger in [
         Identity { base_url: "https://jaicp.example", account: "a" },
         Identity { base_url: HERE, account: "b" },
@@ -530,7 +551,7 @@ async fn fill_tables(shop: &Shop) {
         "INSERT INTO artifacts SELECT series_id, window_label, 1, 0, manifest_path || '/f', 'text/csv', 1, repeat('a', 64), false, false
          FROM revisions",
         "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'made', 'x', 'x' FROM runs",
-        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor) SELECT gen_random_uuid(), id, 'north', 'jaicp' FROM runs",
+        "INSERT INTO remote_tasks (attempt_id, run_id, base_url, account, connection, vendor) SELECT gen_random_uuid(), id, base_url, account, 'north', 'jaicp' FROM runs",
         "ANALYZE",
     ] {
         sqlx::query(sql).execute(&pool).await.unwrap();
@@ -590,8 +611,14 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
                         store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, false).await.unwrap(),
                         Admission::Now
                     );
-                    let later =
-                        Later { after: Duration::ZERO, note: "later", error: false, blocked: false, kind: None };
+                    let later = Later {
+                        after: Duration::ZERO,
+                        note: "later",
+                        error: false,
+                        blocked: false,
+                        idle: Duration::ZERO,
+                        kind: None,
+                    };
                     store.later(&claimed.lease, Event::Requeue, &later, None).await.unwrap();
                 }
                 "by prefix" => assert_eq!(store.by_prefix(&id.to_string()[..13]).await.unwrap().id, id),
