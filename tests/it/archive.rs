@@ -308,13 +308,10 @@ async fn processes_that_use_a_new_archive_at_once_agree_on_it() {
     for round in 0..2 {
         let shop = Shop::open().await;
         shop.job("report", LIVECHAT);
-        let mut all = tokio::task::JoinSet::new();
-        for day in 1..=5 {
-            let window = format!("2025-03-{day:02}..2025-03-{day:02}");
-            all.spawn(run(shop.command(&["run-job", "report", "--window", &window])));
-        }
-        while let Some(ran) = all.join_next().await {
-            ran.unwrap().expect(0);
+        let windows: Vec<String> = (1..=5).map(|day| format!("2025-03-{day:02}..2025-03-{day:02}")).collect();
+        let processes: Vec<_> = windows.iter().map(|w| shop.start(&["run-job", "report", "--window", w])).collect();
+        for process in processes {
+            process.end().await.expect(0);
         }
         assert_eq!(shop.number("SELECT count(*) FROM revisions").await, 5, "round {round}");
         assert_eq!(faults(&shop, 0).await, []);
@@ -412,7 +409,7 @@ async fn an_archive_that_cannot_be_written_puts_the_run_off_and_says_why() {
     std::fs::write(folder.join("r1"), "in the way").unwrap();
     let waits = shop.run_job("report", DAY, &["--wait", "2s"]).await.expect(4).line();
     assert_eq!((&waits["state"], &waits["failure"]), (&"waiting".into(), &Value::Null));
-    let note = shop.one::<String>("SELECT note FROM runs WHERE state = 'waiting'").await;
+    let note = shop.one::<String>("SELECT detail FROM run_events WHERE kind = 'retry' ORDER BY id DESC LIMIT 1").await;
     assert!(note.contains("make") && note.contains("r1"), "{note}");
     std::fs::remove_file(folder.join("r1")).unwrap();
     let ended = shop.run_job("report", DAY, &[]).await.expect(0).line();

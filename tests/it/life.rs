@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use chrono::{DateTime, Utc};
 use reportd::sandbox::{Credentials, Received, Vendor};
+use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::harness::{Shop, run};
@@ -176,16 +177,29 @@ async fn time_in_which_nobody_could_poll_brings_no_deadline() {
 #[tokio::test(flavor = "multi_thread")]
 async fn transient_errors_are_retried_until_give_up_and_then_fail_with_the_last_of_them() {
     let shop = Shop::open().await;
-    shop.job("report", &format!("give_up: 10m\n{LIVECHAT}"));
+    shop.job("report", &format!("give_up: 1s\n{LIVECHAT}"));
+    shop.without_waits().await;
     shop.fault("livechat.report=500");
-    let started = shop.start(&["run-job", "report", "--window", DAY, "--format", "json"]);
-    shop.until_count("SELECT count(*) FROM runs WHERE errors >= 1", 1).await;
-    assert_eq!(shop.one::<String>("SELECT state FROM runs").await, "queued");
-    shop.advance(Duration::from_secs(601)).await;
-    let failed = started.end().await.expect(1).line();
+    let failed = shop.run_job("report", DAY, &[]).await.expect(1).line();
     assert_eq!(failed["failure"]["class"], "gave_up");
-    assert!(text(&failed["failure"]["message"]).contains("10m"), "{failed}");
+    assert!(text(&failed["failure"]["message"]).contains("1s"), "{failed}");
+    assert!(text(&failed["failure"]["message"]).contains("Internal Server Error"), "{failed}");
     assert!(shop.requests() >= 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn time_in_which_nobody_could_try_is_no_trouble() {
+    let shop = Shop::open().await;
+    shop.job("report", &format!("give_up: 10m\n{LIVECHAT}"));
+    shop.fault("livechat.report=500:2");
+    let started = shop.start(&["run-job", "report", "--window", DAY]);
+    shop.until_count("SELECT count(*) FROM runs WHERE errors = 1", 1).await;
+    started.signal(Signal::KILL);
+    started.end().await;
+    // A night without any process; then the vendor still has the rest of its trouble.
+    shop.advance(Duration::from_secs(12 * 3600)).await;
+    shop.run_job("report", DAY, &[]).await.expect(0);
+    assert_eq!(shop.requests(), 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,7 +13,7 @@ use reportd::run::store::make::{NewRun, Opened};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
-use reportd::run::store::{RunStore, StoreError};
+use reportd::run::store::{LEASE, RunStore, StoreError};
 use reportd::run::{FailureClass, Lease, Run, Trigger, Who};
 use serde_json::json;
 use sqlx::AssertSqlSafe;
@@ -32,19 +32,10 @@ fn instant(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
-/// The run, which must be new.
-fn made(opened: Opened) -> Run {
-    match opened {
-        Opened::Made(run) => run,
-        other => panic!("{other:?}"),
-    }
-}
-
 /// A run of a window that starts on this day.
 fn new_run(day: u32) -> NewRun {
     let start = instant("2025-03-01T00:00:00Z") + chrono::TimeDelta::days(day.into());
     NewRun {
-        again: false,
         job: "report".into(),
         connection: "north".into(),
         vendor: "jaicp",
@@ -54,6 +45,7 @@ fn new_run(day: u32) -> NewRun {
         window_zone: "UTC",
         window_label: start.format("%Y-%m-%d").to_string(),
         provisional: false,
+        again: false,
         fire_at: start,
         not_before: None,
         request: json!({}),
@@ -66,9 +58,16 @@ fn seen(status: &str) -> Seen {
     Seen { status: status.into(), ..Seen::default() }
 }
 
+fn run_of(opened: Opened) -> Run {
+    match opened {
+        Opened::Made(run) | Opened::Attached(run) => run,
+        Opened::Held(row) => panic!("{row:?} is held"),
+    }
+}
+
 /// A queued run, claimed.
 async fn claimed(store: &RunStore, day: u32) -> Claimed {
-    let run = made(store.open(&new_run(day)).await.unwrap());
+    let run = run_of(store.open(&new_run(day)).await.unwrap());
     store.claim(run.id, &IDENTITY).await.unwrap().expect("a new run is due")
 }
 
@@ -134,10 +133,14 @@ const ILLEGAL: &[(&str, &str)] = &[
     ),
     ("remote_tasks_run_fkey", "UPDATE remote_tasks SET run_id = gen_random_uuid()"),
     ("remote_tasks_vendor_makes_tasks", "UPDATE remote_tasks SET vendor = 'livechat'"),
-    ("remote_tasks_outcome_known", "UPDATE remote_tasks SET outcome = 'odd', remote_id = NULL, created_at = NULL"),
+    (
+        "remote_tasks_outcome_known",
+        "UPDATE remote_tasks SET outcome = 'odd', remote_id = NULL, created_at = NULL, ticket = NULL",
+    ),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET remote_id = NULL"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET outcome = 'unknown'"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET created_at = NULL"),
+    ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET ticket = NULL"),
     (
         "remote_tasks_remote_id_once",
         "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"attempt_id\": \"00000000-0000-0000-0000-000000000001\"}')).* FROM remote_tasks t",
@@ -196,7 +199,7 @@ const ILLEGAL: &[(&str, &str)] = &[
 async fn legal_rows(shop: &Shop) {
     let store = shop.store();
     store.open(&NewRun { job: "q".into(), ..new_run(1) }).await.unwrap();
-    let run = made(store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap());
+    let run = run_of(store.open(&NewRun { job: "f".into(), ..new_run(2) }).await.unwrap());
     let mut claimed = store.claim(run.id, &IDENTITY).await.unwrap().unwrap();
     let attempt = submitting(&store, &claimed.lease).await;
     store.ticket(attempt, "t-1", &json!({"task_id": "t-1"}), &seen("NEW"), Duration::ZERO).await.unwrap();
@@ -318,6 +321,7 @@ const WRITES: &[(&str, State, Write)] = &[
             store.fail(&claimed.lease, FailureClass::VendorFailed, "no", Some(&seen("FAILED")), None).await
         })
     }),
+    ("park", State::Submitting, |store, claimed| Box::pin(store.park(&claimed.lease, Duration::ZERO, "no secret"))),
     ("hold", State::Submitting, |store, claimed| Box::pin(store.hold(&claimed.lease, "unknown"))),
     ("intend", State::Queued, |store, claimed| {
         Box::pin(async {
@@ -499,7 +503,7 @@ async fn a_run_that_twenty_workers_died_on_fails_and_is_not_sent() {
 async fn only_workers_with_the_runs_own_base_url_and_account_claim_it() {
     let shop = Shop::open().await;
     let store = shop.store();
-    let run = made(store.open(&new_run(1)).await.unwrap());
+    let run = run_of(store.open(&new_run(1)).await.unwrap());
     for stranger in [
         Identity { base_url: "https://jaicp.example", account: "a" },
         Identity { base_url: HERE, account: "b" },
@@ -509,6 +513,19 @@ async fn only_workers_with_the_runs_own_base_url_and_account_claim_it() {
     }
     assert!(store.claim(run.id, &IDENTITY).await.unwrap().is_some());
     assert!(store.claim(run.id, &IDENTITY).await.unwrap().is_none(), "it is leased");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_under_way_is_given_a_further_lease_time_before_its_run_is_taken_over() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    let (queued, calling) = (claimed(&store, 1).await, claimed(&store, 2).await);
+    submitting(&store, &calling.lease).await;
+    shop.advance(LEASE + Duration::from_secs(1)).await;
+    assert!(store.claim(queued.run.id, &IDENTITY).await.unwrap().is_some_and(|claimed| claimed.taken_over));
+    assert!(store.claim(calling.run.id, &IDENTITY).await.unwrap().is_none());
+    shop.advance(LEASE).await;
+    assert!(store.claim(calling.run.id, &IDENTITY).await.unwrap().is_some_and(|claimed| claimed.taken_over));
 }
 
 /// 50,000 runs and revisions of 100 series, one of which ran thrice and long ago.
@@ -534,7 +551,7 @@ async fn fill_tables(shop: &Shop) {
         "INSERT INTO artifacts SELECT series_id, window_label, 1, 0, manifest_path || '/f', 'text/csv', 1, repeat('a', 64), false, false
          FROM revisions",
         "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'made', 'x', 'x' FROM runs",
-        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor) SELECT gen_random_uuid(), id, 'north', 'jaicp' FROM runs",
+        "INSERT INTO remote_tasks (attempt_id, run_id, base_url, account, connection, vendor) SELECT gen_random_uuid(), id, base_url, account, 'north', 'jaicp' FROM runs",
         "ANALYZE",
     ] {
         sqlx::query(sql).execute(&pool).await.unwrap();
