@@ -264,7 +264,9 @@ async fn a_lost_create_is_held_and_each_word_of_the_operator_ends_it() {
     let manifest: Value = serde_json::from_slice(&std::fs::read(manifest).unwrap()).unwrap();
     assert!(manifest["handed_in_by"].is_string(), "{manifest}");
     let lost = shop.one::<i64>("SELECT count(*) FROM remote_tasks WHERE outcome = 'unknown'").await;
-    assert_eq!(lost, 3, "all but the one whose ticket was found");
+    assert_eq!(lost, 2, "the one handed in and the one given up");
+    let denied = shop.one::<i64>("SELECT count(*) FROM remote_tasks WHERE outcome = 'not_created'").await;
+    assert_eq!(denied, 1, "the one that the operator says was never made");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -23,6 +23,8 @@ mod life;
 #[cfg(test)]
 mod livechat;
 #[cfg(test)]
+mod promises;
+#[cfg(test)]
 mod readme;
 #[cfg(test)]
 mod samples;

@@ -1,0 +1,129 @@
+//! What a neighbour's failure, an operator's word or a rebuild in between must not break: no create is lost, none is sent twice.
+
+use crate::harness::Shop;
+
+const ENGAGEMENT: &str =
+    "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [a@north.example] }\n";
+const WEEK: &str = "2026-03-02..2026-03-04";
+
+async fn shop() -> Shop {
+    let shop = Shop::open().await;
+    shop.job("engagement", ENGAGEMENT);
+    shop
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_window_that_cannot_be_opened_stops_none_of_the_others() {
+    let shop = shop().await;
+    // The database does not know this revision: that day is refused, before any of its neighbours has its answer.
+    let first = shop.run(&["run-job", "engagement", "--window", "2026-03-03..2026-03-03"]).await.expect(0);
+    assert!(first.stdout.contains("archived"), "{first:?}");
+    for table in ["artifacts", "revisions"] {
+        sqlx::query(sqlx::AssertSqlSafe(format!("DELETE FROM {table}"))).execute(&shop.pool).await.unwrap();
+    }
+    shop.fault("bik.generateReport=slow:2");
+    let ran =
+        shop.run(&["run-job", "engagement", "--window", WEEK, "--each", "day", "--format", "json"]).await.expect(2);
+    assert!(ran.stderr.contains("archive rebuild"), "{}", ran.stderr);
+    let states: Vec<_> = ran.json().iter().map(|run| run["state"].clone()).collect();
+    assert_eq!(states, ["archived", "archived"], "both neighbours are carried to their end and told");
+    assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs WHERE finished_at IS NULL").await, 0);
+    assert_eq!(shop.sandbox.mails().len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_run_whose_create_may_have_taken_effect_is_held_when_it_is_retried() {
+    let shop = shop().await;
+    shop.fault("bik.generateReport=lost:1");
+    let held = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(3);
+    let id = held.json()[0]["run_id"].as_str().unwrap().to_owned();
+    for word in [vec!["cancel", &id], vec!["resolve", &id, "--give-up"]] {
+        // The second word comes to a run that the first retry has held again.
+        shop.run(&word).await.expect(0);
+        let told = shop.run(&["retry", &id]).await.expect(0);
+        assert!(told.stdout.contains("held"), "{told:?}");
+        let state: String = shop.one("SELECT state FROM runs").await;
+        assert_eq!(state, "held", "after {word:?}");
+    }
+    shop.run(&["run-job", "engagement"]).await.expect(3);
+    assert_eq!(shop.sandbox.mails().len(), 1, "nobody was mailed twice");
+    shop.run(&["resolve", &id, "--not-created"]).await.expect(0);
+    shop.run(&["run-job", "engagement"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_came_after_the_cancel_is_what_a_retry_goes_on_with() {
+    let shop = shop().await;
+    let held = shop.run(&["run-job", "engagement", "--wait", "0", "--format", "json"]).await.expect(4);
+    let id = held.json()[0]["run_id"].as_str().unwrap().to_owned();
+    // A create under way when the operator cancels: its answer is recorded by its attempt.
+    let store = reportd::run::store::RunStore::new(shop.pool.clone(), reportd::run::Who("test".into()));
+    let run = store.by_prefix(&id).await.unwrap();
+    let attempt = uuid::Uuid::new_v4();
+    for statement in [
+        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+         SELECT $1, id, connection, vendor, base_url, account FROM runs",
+        "UPDATE runs SET state = 'submitting', attempt_id = $1",
+    ] {
+        sqlx::query(statement).bind(attempt).execute(&shop.pool).await.unwrap();
+    }
+    let made: serde_json::Value = {
+        let client = reqwest_of(&shop).await;
+        serde_json::from_str(&client).unwrap()
+    };
+    let ticket = made["data"]["reportHistoryId"].as_u64().unwrap();
+    shop.run(&["cancel", &id]).await.expect(0);
+    let seen = reportd::request::Seen { status: "QUEUE".into(), ..reportd::request::Seen::default() };
+    let json = serde_json::json!({ "report_history_id": ticket });
+    let moved = store.ticket(attempt, &ticket.to_string(), &json, &seen, std::time::Duration::ZERO).await.unwrap();
+    assert!(!moved, "a cancelled run stays cancelled");
+    let told = shop.run(&["retry", &id]).await.expect(0);
+    assert!(told.stdout.contains("goes on with its ticket"), "{told:?}");
+    let ran = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(0);
+    assert_eq!((ran.json()[0]["ticket"].as_str(), run.state.as_str()), (Some(ticket.to_string().as_str()), "queued"));
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+/// The create that the test plays itself, as the program would send it.
+async fn reqwest_of(shop: &Shop) -> String {
+    let body = serde_json::json!({
+        "reportType": "Helpdesk", "reportName": "Agent Engagement", "emails": ["a@north.example"],
+        "dateRange": { "startDate": "2026-03-01T00:00:00.000Z", "endDate": "2026-03-01T23:59:59.999Z" }
+    });
+    let basic = "Basic c2FuZGJveC1rZXk6c2FuZGJveC1zZWNyZXQ=";
+    let url = format!("{}/bikPlatformFunctions-generateReport", shop.sandbox.bik_base_url());
+    // A second provider in one process is as good as the first.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let request = client.post(url).header("authorization", basic).json(&body);
+    request.send().await.unwrap().text().await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_between_a_crash_and_the_next_worker_wedges_no_run() {
+    let shop = shop().await;
+    let mut killed = shop.command(&["run-job", "engagement"]);
+    killed.env("REPORTD_CRASH_AT", "manifest-put");
+    assert_eq!(crate::harness::run(killed).await.code, None, "killed where the manifest was just put");
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    shop.advance(std::time::Duration::from_secs(300)).await;
+    let ran = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(0);
+    assert_eq!(ran.json()[0]["revision"], 1);
+    let id = ran.json()[0]["run_id"].as_str().unwrap().to_owned();
+    // The window was held by then; the run itself is finished by whoever claims it next.
+    let ended = shop.run(&["run-job", "engagement", "--again", "--format", "json"]).await.expect(0);
+    assert_eq!(ended.json()[0]["run_id"], id.as_str(), "the live run is attached to, and adopts its manifest");
+    assert_eq!(shop.one::<String>("SELECT state FROM runs").await, "archived");
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_can_be_repeated_and_leaves_the_real_database_alone() {
+    let shop = shop().await;
+    for _ in 0..2 {
+        let ran = shop.run(&["run-job", "engagement", "--sandbox", "--format", "json"]).await.expect(0);
+        assert_eq!((ran.json()[0]["state"].as_str(), ran.json()[0]["revision"].as_i64()), (Some("archived"), Some(1)));
+    }
+    assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs").await, 0);
+    assert!(shop.sandbox.mails().is_empty() && !shop.archive().exists());
+}
