@@ -161,6 +161,12 @@ impl Sniffer {
             None => 0,
         };
         let rows = records.saturating_sub(u32::from(with_header));
+        // "AccessDenied: link expired" is no header: one line of words without columns, and nothing below it.
+        let text = String::from_utf8_lossy(&self.head);
+        let sentence = text.trim().contains(' ') && !text.contains([',', ';', '\t', '|']);
+        if with_header && rows == 0 && !utf16 && sentence {
+            return Err(NotAReport("one line of text where a table was asked for".into()));
+        }
         // In UTF-16 line ends look different; what cannot be told is not told.
         let has_rows = (!utf16).then_some(rows > 0 && !no_rows);
         Ok(Seen { media_type: CSV, extension: "csv", has_rows })
@@ -262,6 +268,8 @@ mod tests {
             "[{\"a\": 1}]",
             "PK\u{3}\u{4}xxxx",
             "a,b\r\n1,\"cut",
+            "AccessDenied: link expired",
+            "<!-- x --><html>login</html>",
         ] {
             assert!(sniff(csv, bytes.as_bytes()).is_err(), "{bytes}");
         }

@@ -20,7 +20,7 @@ mod validate;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
@@ -284,14 +284,22 @@ pub(crate) fn refuse_errors(files: &Files, selection: Option<&Selection>) -> Res
     if errors.is_empty() { Ok(()) } else { Err(Failure::Problems(errors)) }
 }
 
-/// Whether whoever read stdout has gone (`| head`): what follows is not written, and the work and its exit code stay.
-static NOBODY_READS: AtomicBool = AtomicBool::new(false);
+/// Why stdout takes nothing more: 1 = its reader has gone (`| head`), which is no error; 2 = it cannot be written. What
+/// follows is not written; the work and its exit code stay.
+static STDOUT_TROUBLE: AtomicU8 = AtomicU8::new(0);
 
 /// Writes a line to stdout.
 pub(crate) fn say(line: &str) {
+    if STDOUT_TROUBLE.load(Ordering::Relaxed) != 0 {
+        return;
+    }
     let mut out = std::io::stdout().lock();
-    if !NOBODY_READS.load(Ordering::Relaxed) && writeln!(out, "{line}").and_then(|()| out.flush()).is_err() {
-        NOBODY_READS.store(true, Ordering::Relaxed);
+    if let Err(error) = writeln!(out, "{line}").and_then(|()| out.flush()) {
+        let gone = error.kind() == std::io::ErrorKind::BrokenPipe;
+        STDOUT_TROUBLE.store(if gone { 1 } else { 2 }, Ordering::Relaxed);
+        if !gone {
+            note(&format!("reportd: results cannot be written to stdout: {error}"));
+        }
     }
 }
 
@@ -338,6 +346,8 @@ pub fn main() -> ExitCode {
         Ok(exit) => exit,
         Err(failure) => failure.complain(),
     };
+    let unwritten = STDOUT_TROUBLE.load(Ordering::Relaxed) == 2;
+    let exit = if unwritten && exit == Exit::Done { Exit::Failed } else { exit };
     // A thread that waits for a child or a file must not keep the process.
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
     ExitCode::from(exit.code())

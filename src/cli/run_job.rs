@@ -26,8 +26,9 @@ use crate::worker::open::Opening;
 use crate::worker::step::short;
 use crate::yaml::parse_duration;
 
-/// Runs that one call carries on at once; the accounts' own limits are below that.
-const AT_ONCE: usize = 8;
+/// Runs that one call carries on at once. Most of them wait at any time, and the accounts' own limits hold whatever this
+/// is; it must be large, so that runs in trouble do not keep the others from their turn.
+const AT_ONCE: usize = 200;
 
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("waiting").args(["wait", "no_wait"]))]
@@ -53,7 +54,7 @@ pub(super) struct RunJob {
     /// Wait at most this long (90s, 15m, 2h) [default: until it ends]
     #[arg(long, value_name = "D", value_parser = parse_duration)]
     wait: Option<Duration>,
-    /// Make the run and leave it to `serve`
+    /// Make the run and leave it; the next run-job of the same window carries it on
     #[arg(long)]
     no_wait: bool,
     /// Also copy the files here, as JOB_CONNECTION_WINDOW.EXT
@@ -105,6 +106,11 @@ impl RunJob {
                 if cx.json() { say_json(&PlanView::of(fire)) } else { say(&super::plan::lines(fire)) }
             }
             return Ok(if fires.iter().all(|f| f.request.is_some()) { Exit::Done } else { Exit::Usage });
+        }
+        if let Some(folder) = &self.out {
+            // Before the vendor is asked: results that cannot be copied out are told now.
+            std::fs::create_dir_all(folder)
+                .map_err(|e| Failure::Usage(format!("--out {} cannot be made: {e}", folder.display())))?;
         }
         if let Some(rehearsal) = &rehearsal {
             note(&format!(
@@ -191,17 +197,19 @@ impl RunJob {
             (false, wait) => wait.map(|wait| Instant::now() + wait),
         };
         let board = Board::new();
-        let mut results = futures_util::stream::iter(fires)
-            .map(|fire| run_one(app, fire, Trigger::Manual, self.again, until, &stop, &board))
-            .buffered(AT_ONCE);
+        let (stop, board) = (&stop, &board);
+        let mut results = futures_util::stream::iter(fires.iter().enumerate())
+            .map(async |(n, fire)| (n, run_one(app, fire, Trigger::Manual, self.again, until, stop, board).await))
+            .buffer_unordered(AT_ONCE);
         // Every run is carried to its end, whatever becomes of the others: dropping one could drop a create under way.
         let mut ended = Vec::new();
         while let Some(result) = results.next().await {
             ended.push(result);
         }
         board.end();
+        ended.sort_by_key(|(n, _)| *n);
         let mut exits = Vec::new();
-        for result in ended {
+        for (_, result) in ended {
             exits.push(match result {
                 Ok(outcome) => {
                     report(cx, app, &outcome);
@@ -256,7 +264,7 @@ pub(super) fn report(cx: &Cx, app: &App, outcome: &Outcome) {
     }
     if outcome.exit == Exit::InFlight && outcome.person.is_none() {
         note(&format!(
-            "reportd: run {} is still in flight; `reportd run-job` attaches to it, `serve` carries it on",
+            "reportd: run {} is still in flight; run-job of the same window attaches to it and carries it on",
             &view.run_id[..8]
         ));
     }
@@ -347,7 +355,6 @@ async fn interrupted() {
 
 /// Copies a run's files out of the archive under names that tell what they are. An existing copy is replaced.
 fn copy_out(app: &App, folder: &Path, view: &RunView) -> Result<(), Failure> {
-    std::fs::create_dir_all(folder)?;
     for file in &view.artifacts {
         let name = file.path.rsplit('/').next().unwrap_or(&file.path);
         let stem = format!("{}_{}_{}", view.job, view.connection, view.window.label);
@@ -355,7 +362,9 @@ fn copy_out(app: &App, folder: &Path, view: &RunView) -> Result<(), Failure> {
             Some(ending) if view.artifacts.len() == 1 => format!("{stem}{ending}"),
             _ => format!("{stem}_{name}"),
         };
-        std::fs::copy(app.worker.archive.path(&file.path), folder.join(target))?;
+        let target = folder.join(target);
+        std::fs::copy(app.worker.archive.path(&file.path), &target)
+            .map_err(|e| Failure::Usage(format!("copy to {}: {e}", target.display())))?;
     }
     Ok(())
 }

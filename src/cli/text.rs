@@ -1,6 +1,6 @@
 //! Small forms that several commands print or read.
 
-use chrono::{DateTime, NaiveDate, NaiveDateTime, SubsecRound, Utc};
+use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, SubsecRound, Utc};
 use chrono_tz::Tz;
 
 use crate::clock::Clock;
@@ -10,6 +10,14 @@ use crate::request::window::{resolve_local, rfc3339_in};
 /// Reads `--at`: RFC 3339, or a local date and time in `zone` (`2026-03-29 02:30`, `2026-03-29T02:30`, `2026-03-29`). Whole seconds.
 pub(super) fn instant(text: Option<&str>, zone: Tz, clock: &Clock) -> Result<DateTime<Utc>, String> {
     let Some(text) = text else { return Ok(clock.now().trunc_subsecs(0)) };
+    let at = any_instant(text, zone)?;
+    if !(1970..=9998).contains(&at.year()) {
+        return Err(format!("'{text}' is out of reach: years 1970 to 9998"));
+    }
+    Ok(at)
+}
+
+fn any_instant(text: &str, zone: Tz) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc().trunc_subsecs(0));
     }

@@ -5,6 +5,7 @@
 //! rotated secret needs no restart.
 
 use std::fmt;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use secrecy::{ExposeSecret, SecretString};
@@ -44,6 +45,9 @@ pub enum SecretError {
     /// The file holds nothing.
     #[error("secret file {0} is empty")]
     Empty(PathBuf),
+    /// The path is a folder, a pipe or a device.
+    #[error("secret file {0} is not a regular file")]
+    NotAFile(PathBuf),
     /// The file is far larger than a secret.
     #[error("secret file {0} is larger than 64 KiB")]
     TooLarge(PathBuf),
@@ -81,10 +85,15 @@ impl SecretRef {
             SecretRef::File(path) => {
                 let fail = |source| SecretError::Unreadable { path: path.clone(), source };
                 let meta = std::fs::metadata(path).map_err(fail)?;
-                if meta.len() > MAX_BYTES {
+                // A pipe would wait for ever, a device never end.
+                if !meta.is_file() {
+                    return Err(SecretError::NotAFile(path.clone()));
+                }
+                let mut bytes = Vec::new();
+                std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(fail)?;
+                if bytes.len() as u64 > MAX_BYTES {
                     return Err(SecretError::TooLarge(path.clone()));
                 }
-                let bytes = std::fs::read(path).map_err(fail)?;
                 let text = String::from_utf8(bytes).map_err(|_| SecretError::NotText(self.to_string()))?;
                 match text.trim() {
                     "" => Err(SecretError::Empty(path.clone())),

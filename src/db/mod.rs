@@ -125,7 +125,7 @@ impl Db {
         let prepared = prepare(&options, may_migrate).await;
         let pool = match prepared {
             Ok(()) => {
-                let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(20));
+                let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
                 pool.connect_with(options).await.map_err(DbError::Connect)
             }
             Err(error) => Err(error),

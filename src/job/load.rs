@@ -57,6 +57,9 @@ fn list(folder: &FilePath) -> Result<Vec<PathBuf>, Problem> {
     Ok(files)
 }
 
+/// The most problems of meaning that are told of one file.
+const MOST: usize = 100;
+
 struct Loaded {
     job: Option<Job>,
     source: Option<Source>,
@@ -119,6 +122,12 @@ fn load_one(
     if let Some(value) = &decoded.value {
         clear_secrets(value, &mut findings);
     }
+    // A file with more mistakes than anybody mends in one go is not worth a page for each.
+    let more = findings.len().saturating_sub(MOST);
+    findings.truncate(MOST);
+    if more > 0 {
+        findings.push(Finding::error(Path::root(), format!("and {more} more problems in this file")));
+    }
     for finding in &findings {
         let problem = decoded.source.locate(finding);
         // A key that is missing because it was mistyped has been told already, at the mistyped key.
@@ -146,6 +155,9 @@ fn clear_secrets(file: &JobFile, findings: &mut Vec<Finding>) {
                 lint::secrets(&value.0, &at.key(key), findings);
             }
         }
+    }
+    for (name, value) in file.jaicp.iter().flat_map(|f| f.headers.iter()).flat_map(|h| &h.0) {
+        lint::secrets(&value.0, &Path::root().key("jaicp").key("headers").key(name), findings);
     }
     if let Some(text) = &file.description {
         lint::secrets(&text.clone().into(), &Path::root().key("description"), findings);

@@ -88,6 +88,11 @@ impl Call {
     /// The request as `plan`, manifests and events show it: `method`, redacted `url`, all `headers`, `body`.
     pub fn redacted(&self) -> Value {
         let mut headers = self.headers.clone();
+        for (name, value) in &mut headers {
+            if ["token", "key", "secret", "auth", "pass", "cookie"].iter().any(|word| name.contains(word)) {
+                REDACTED.clone_into(value);
+            }
+        }
         if let Some(authorization) = &self.authorization {
             headers.insert("authorization".into(), authorization.clone());
         }

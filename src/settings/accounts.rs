@@ -164,6 +164,9 @@ impl Compiler {
         if !version.bytes().all(|b| b.is_ascii_digit() || b == b'.') || version.is_empty() {
             self.error(at.key("version"), format!("version '{version}' is a number such as \"3.6\""));
         }
+        if let Some(Err(message)) = file.region.as_deref().map(|region| header("x-region", region)) {
+            self.error(at.key("region"), message);
+        }
         let limits = LimitFields {
             requests_per_second: (file.requests_per_second, 2.0),
             max_in_flight: (file.max_in_flight, 4),
@@ -312,7 +315,10 @@ impl Compiler {
         let mut headers = BTreeMap::new();
         for (name, value) in named.iter().flat_map(|n| &n.0) {
             match header(name, value) {
-                Ok(name) => drop(headers.insert(name, value.clone())),
+                Ok(lower) => {
+                    crate::job::lint::secrets(&value.clone().into(), &at.key("headers").key(name), &mut self.out);
+                    headers.insert(lower, value.clone());
+                }
                 Err(message) => {
                     let at = at.key("headers").key(name);
                     self.out.push(Finding::error(at, message).secret());

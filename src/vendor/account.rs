@@ -247,7 +247,8 @@ impl Secrets {
             let keep = text.chars().count().saturating_sub(longest);
             text = text.chars().take(keep).collect();
         }
-        let mut text = redact_urls(&text);
+        // JSON may write a slash as \/, and a link then hides from who looks for ://.
+        let mut text = redact_urls(&text.replace("\\/", "/"));
         if text.chars().count() > LONGEST {
             text = text.chars().take(LONGEST).chain(['…']).collect();
         }
@@ -280,7 +281,12 @@ pub fn redact_urls(text: &str) -> String {
         rest = &url[end..];
     }
     out.push_str(rest);
-    out
+    // A relative link's query is as much of a secret.
+    let word = |word: &str| match word.split_once('?') {
+        Some((head, query)) if query.contains('=') => format!("{head}?{REDACTED}"),
+        _ => word.to_owned(),
+    };
+    out.split(' ').map(word).collect::<Vec<_>>().join(" ")
 }
 
 #[cfg(test)]

@@ -92,9 +92,9 @@ impl Http {
     ) -> Result<Answered, VendorError> {
         let url = secrets.url(&call.url);
         let url =
-            url::Url::parse(&url).map_err(|_| VendorError::Protocol("the request's URL cannot be parsed".into()))?;
+            url::Url::parse(&url).map_err(|_| unsendable("its URL cannot be parsed"))?;
         let method = reqwest::Method::from_bytes(call.method.as_bytes())
-            .map_err(|_| VendorError::Protocol(format!("'{}' is no HTTP method", call.method)))?;
+            .map_err(|_| unsendable(&format!("'{}' is no HTTP method", call.method)))?;
         let loopback = crate::request::is_loopback(&url);
         let mut request =
             self.client(operation, loopback).request(method, url).timeout(timeout).headers(headers(call, secrets)?);
@@ -131,6 +131,11 @@ impl Http {
     }
 }
 
+/// A request that never left, and never will as it is.
+fn unsendable(why: &str) -> VendorError {
+    VendorError::Refused { status: 0, message: format!("the request cannot be sent: {why}") }
+}
+
 fn secret_header(value: &secrecy::SecretString) -> Result<HeaderValue, VendorError> {
     let mut header = HeaderValue::from_str(value.expose_secret())
         .map_err(|_| VendorError::Auth("the secret has characters that an HTTP header cannot carry".into()))?;
@@ -143,7 +148,7 @@ fn headers(call: &Call, secrets: &Secrets) -> Result<HeaderMap, VendorError> {
     for (name, value) in &call.headers {
         let name = HeaderName::from_bytes(name.as_bytes());
         let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) else {
-            return Err(VendorError::Protocol("a header of the request cannot be sent".into()));
+            return Err(unsendable("one of its headers has characters that HTTP cannot carry"));
         };
         headers.insert(name, value);
     }
@@ -190,7 +195,7 @@ pub fn failure(error: reqwest::Error, secrets: &Secrets) -> VendorError {
     let text = secrets.redact(chain.last().map_or("", String::as_str));
     match (connect, builder) {
         (true, _) => VendorError::NotSent(text),
-        (_, true) => VendorError::Protocol(format!("the request cannot be built: {text}")),
+        (_, true) => unsendable(&text),
         _ => VendorError::Unclear(if text.is_empty() { what.to_owned() } else { format!("{what}: {text}") }),
     }
 }

@@ -59,6 +59,9 @@ fn report(context: &Context<'_>, answer: &Answered) -> Result<Value, VendorError
     if let Some(error) = context.http_error(Operation::Query, answer, None) {
         return Err(error);
     }
+    if body.as_ref().and_then(|b| b.get("error")).is_some_and(|error| !error.is_null()) {
+        return Err(context.unreadable("the answer carries an error beside whatever else is in it"));
+    }
     match body {
         Some(body) if body.get("records").is_some() || body.get("summary").is_some() => Ok(body),
         Some(_) => Err(context.unreadable("the answer has neither records nor summary: no report")),
@@ -137,7 +140,10 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
         }
         rows |= has_rows(&report);
         if paged {
-            pages = report.pointer("/summary/total_pages").and_then(Value::as_u64).unwrap_or(1);
+            pages = match report.pointer("/summary/total_pages") {
+                None => 1,
+                Some(total) => total.as_u64().ok_or_else(|| context.unreadable("total_pages is no count of pages"))?.max(1),
+            };
             if pages > u64::from(context.account.limits.max_pages) {
                 let limit = context.account.limits.max_pages;
                 return Err(VendorError::Protocol(format!("the report has {pages} pages, and max_pages is {limit}")));

@@ -171,7 +171,9 @@ pub fn ticket_of(vendor: Vendor, id: &str) -> Result<Value, String> {
 /// A vendor's id of a task: text that may stand in a row, a path and a log line.
 fn clean_id(id: &str) -> Option<String> {
     let fine = |c: char| c.is_ascii_alphanumeric() || "-_.:~".contains(c);
-    (!id.is_empty() && id.len() <= 200 && id.chars().all(fine)).then(|| id.to_owned())
+    // Dots alone would climb in a path.
+    let climbs = id.chars().all(|c| c == '.');
+    (!climbs && id.len() <= 200 && id.chars().all(fine)).then(|| id.to_owned())
 }
 
 /// A vendor's state word, short enough and harmless for rows and terminals.

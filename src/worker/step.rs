@@ -22,8 +22,8 @@ use crate::vendor::error::VendorError;
 use crate::vendor::{Answer, Watch};
 use crate::yaml::show_duration;
 
-/// Seconds for which a ticket is tried to be recorded while the database is away.
-const TICKET_TRIES: u32 = 120;
+/// How long a ticket is tried to be recorded while the database is away.
+const TICKET_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The note of a run whose worker was told to stop in the middle of a step.
 pub const INTERRUPTED: &str = "interrupted";
@@ -164,9 +164,17 @@ impl Worker {
         let first = poll_interval(0, Duration::ZERO, jitter());
         let mut recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
         // A ticket in hand outlives a database that is away for a moment: without it nobody could ask for the report.
-        for _ in 0..TICKET_TRIES {
-            let Err(StoreError::Database { .. }) = recorded else { break };
-            tracing::error!(run.id = %hand.run().id, ticket = id, "the ticket could not be recorded; trying again");
+        let patience = Instant::now() + TICKET_PATIENCE;
+        while let Err(error @ StoreError::Database { .. }) = &recorded {
+            let (run, error) = (short(hand.run().id), crate::telemetry::Chain(error));
+            if Instant::now() > patience {
+                tracing::error!(
+                    "ticket {id} of run {run} could not be recorded ({error}); when the database is back: \
+                     reportd resolve {run} --ticket {id}"
+                );
+                break;
+            }
+            tracing::error!("the database does not take ticket {id} of run {run} ({error}); trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
             recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
         }

@@ -92,14 +92,16 @@ impl Worker {
             VendorError::Unclear(_) | VendorError::Gone(_) | VendorError::DeadLink(_) => {
                 self.unknown(hand, &text).await
             }
+            // Whatever came back, the create left: it may have taken effect.
+            _ if creates => self.unknown(hand, &text).await,
             VendorError::Spool(ref spool) if is_too_large(spool) => {
-                self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
+                self.fail(hand, FailureClass::Protocol, &text, None, None).await
             }
             VendorError::Spool(_) | VendorError::Interrupted(_) => {
                 self.later(hand, Event::Requeue, &text, None, None).await
             }
             VendorError::Protocol(_) | VendorError::BlockedHost { .. } => {
-                self.fail(hand, FailureClass::Protocol, &text, None, outcome(Outcome::Unknown)).await
+                self.fail(hand, FailureClass::Protocol, &text, None, None).await
             }
         }
     }
@@ -130,7 +132,14 @@ impl Worker {
             VendorError::Protocol(_) | VendorError::Spool(_) => {
                 self.fail(hand, FailureClass::Protocol, &text, None, None).await
             }
-            VendorError::BlockedHost { .. } => self.put_off(hand.claimed, BLOCKED, &text).await,
+            VendorError::BlockedHost { ref host } => {
+                let (connection, vendor) = (&hand.account.connection, hand.account.vendor);
+                let why = format!(
+                    "the file is on host {host}: if it is the vendor's, add it to connections.{connection}.{vendor}.allowed_hosts \
+                     in reportd.yaml, then run-job the same window"
+                );
+                self.put_off(hand.claimed, BLOCKED, &why).await
+            }
         }
     }
 
