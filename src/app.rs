@@ -155,6 +155,11 @@ pub enum StartError {
     /// The archive.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
+    /// The database belongs to an archive, and it is not there.
+    #[error(
+        "the database belongs to an archive that is not where the config says; mount or restore it, or correct `archive`"
+    )]
+    ArchiveLost(#[source] ArchiveError),
     /// The first statements.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -170,6 +175,10 @@ pub enum ArchiveUse {
     Writes,
     /// Reads it at most; nothing is made.
     Reads,
+}
+
+fn lost(bonded: bool, error: ArchiveError) -> StartError {
+    if bonded { StartError::ArchiveLost(error) } else { StartError::Archive(error) }
 }
 
 /// Everything that works on runs.
@@ -210,9 +219,11 @@ impl App {
     ) -> Result<(Worker, tokio::task::JoinHandle<()>), StartError> {
         let store = RunStore::new(db.pool.clone(), who);
         let instance = store.instance().await?;
+        // A database that belongs to an archive never makes another: the folder may just not be mounted.
+        let bonded = instance.archive_id.is_some();
         let worker = Worker {
             archive: match archive {
-                ArchiveUse::Writes => Archive::open(&settings.archive, true).await?,
+                ArchiveUse::Writes => Archive::open(&settings.archive, !bonded).await.map_err(|e| lost(bonded, e))?,
                 ArchiveUse::Reads => Archive::attach(&settings.archive).await?,
             },
             http: Http::new().map_err(StartError::Http)?,
@@ -221,6 +232,9 @@ impl App {
             clock,
             store,
         };
+        if archive == ArchiveUse::Writes {
+            worker.archive.spool().sweep().map_err(|e| StartError::Archive(ArchiveError::Spool(e)))?;
+        }
         let renewal = worker.leases.keep(&worker.store);
         Ok((worker, renewal))
     }

@@ -146,8 +146,7 @@ impl Archive {
             }
         };
         let folder = root.join(".spool");
-        // Who only reads must be able to read an archive on a disk that nothing can be written to.
-        let spool = if create { Spool::open(&folder).map_err(ArchiveError::Spool)? } else { Spool::unopened(&folder) };
+        let spool = Spool::new(&folder);
         Ok(Archive { root, store: Arc::new(store), id, spool })
     }
 
@@ -157,7 +156,7 @@ impl Archive {
             return Archive::open(root, false).await;
         }
         let store = Arc::new(LocalFileSystem::new());
-        Ok(Archive { root: root.to_owned(), store, id: Uuid::nil(), spool: Spool::unopened(&root.join(".spool")) })
+        Ok(Archive { root: root.to_owned(), store, id: Uuid::nil(), spool: Spool::new(&root.join(".spool")) })
     }
 
     /// Its id, which the database remembers.

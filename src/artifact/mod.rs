@@ -106,22 +106,22 @@ pub struct Label {
 }
 
 impl Spool {
-    /// A spool in `folder`, which is made if need be; files that crashes left are swept.
-    pub fn open(folder: &Path) -> Result<Spool, SpoolError> {
-        let fail = |source| SpoolError::Io { path: folder.to_owned(), source };
-        std::fs::create_dir_all(folder).map_err(fail)?;
-        for entry in std::fs::read_dir(folder).map_err(fail)?.flatten() {
+    /// The spool in `folder`. Nothing is made or swept yet: see [`Spool::sweep`].
+    pub fn new(folder: &Path) -> Spool {
+        Spool { folder: folder.to_owned() }
+    }
+
+    /// Makes the folder if need be, and sweeps files that crashes left. Whoever will write calls this first.
+    pub fn sweep(&self) -> Result<(), SpoolError> {
+        let fail = |source| SpoolError::Io { path: self.folder.clone(), source };
+        std::fs::create_dir_all(&self.folder).map_err(fail)?;
+        for entry in std::fs::read_dir(&self.folder).map_err(fail)?.flatten() {
             let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|t| t.elapsed().ok());
             if age.is_some_and(|age| age > STALE) {
                 drop(std::fs::remove_file(entry.path()));
             }
         }
-        Ok(Spool { folder: folder.to_owned() })
-    }
-
-    /// The spool in `folder`, for those who will write nothing: the folder is neither made nor swept.
-    pub fn unopened(folder: &Path) -> Spool {
-        Spool { folder: folder.to_owned() }
+        Ok(())
     }
 
     /// Starts a file.
@@ -304,7 +304,7 @@ mod tests {
     #[tokio::test]
     async fn small_and_large_files_get_the_size_and_hash_of_their_bytes() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path()).unwrap();
+        let spool = Spool::new(folder.path());
         for lines in [1_usize, 200_000] {
             let mut writer = spool.file(label(Expect::Csv { with_header: true }));
             let mut all = Vec::new();
@@ -324,7 +324,7 @@ mod tests {
     #[tokio::test]
     async fn a_file_may_reach_the_limit_and_not_pass_it() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path()).unwrap();
+        let spool = Spool::new(folder.path());
         let mut writer = spool.file(label(Expect::AnyTable));
         writer.size = MAX_BYTES - 1;
         writer.write(Bytes::from_static(b"x")).await.unwrap();
@@ -335,7 +335,7 @@ mod tests {
     #[tokio::test]
     async fn nothing_stays_behind_when_a_file_is_refused_or_dropped() {
         let folder = tempfile::tempdir().unwrap();
-        let spool = Spool::open(folder.path()).unwrap();
+        let spool = Spool::new(folder.path());
         let html = Bytes::from_static(b"<!doctype html><title>502</title>");
         let error = spool.bytes(label(Expect::Csv { with_header: true }), html).await.unwrap_err();
         assert!(matches!(error, SpoolError::NotAReport(_)), "{error}");
@@ -354,7 +354,7 @@ mod tests {
         }
         let two_days_ago = std::fs::metadata(&new).unwrap().modified().unwrap() - STALE * 2;
         File::options().write(true).open(&old).unwrap().set_modified(two_days_ago).unwrap();
-        Spool::open(folder.path()).unwrap();
+        Spool::new(folder.path()).sweep().unwrap();
         assert!(!old.exists() && new.exists());
     }
 }

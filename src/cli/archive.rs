@@ -32,6 +32,7 @@ enum Verb {
 struct Rebuilt {
     adopted: usize,
     known: usize,
+    missing: Vec<String>,
     unusable: Vec<(String, String)>,
 }
 
@@ -54,6 +55,7 @@ impl ArchiveCommand {
                     say_json(&Rebuilt {
                         adopted: rebuilt.adopted,
                         known: rebuilt.known,
+                        missing: rebuilt.missing.clone(),
                         unusable: rebuilt.unusable.clone(),
                     });
                 } else {
@@ -62,7 +64,16 @@ impl ArchiveCommand {
                 for (key, why) in &rebuilt.unusable {
                     note(&format!("reportd: {key}: {why}"));
                 }
-                Ok(if rebuilt.unusable.is_empty() { Exit::Done } else { Exit::Failed })
+                for key in &rebuilt.missing {
+                    note(&format!("reportd: the database knows {key}, and this archive does not have it"));
+                }
+                if !rebuilt.missing.is_empty() {
+                    note(
+                        "reportd: this is not the archive that the database belongs to, or it was damaged: restore it",
+                    );
+                }
+                let fine = rebuilt.unusable.is_empty() && rebuilt.missing.is_empty();
+                Ok(if fine { Exit::Done } else { Exit::Failed })
             }
         }
     }

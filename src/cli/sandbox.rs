@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Cx, Exit, Failure, say};
+use super::{Cx, Exit, Failure, say, say_json};
 use crate::sandbox::{Fault, Options, Sandbox, credentials, ids_of_this_start};
 
 #[derive(Debug, Args)]
@@ -32,23 +32,37 @@ impl SandboxCommand {
         let sandbox = Sandbox::start(options)
             .await
             .map_err(|e| Failure::Usage(format!("the sandbox cannot listen on {}: {e}", self.listen)))?;
-        say(&format!("three simulated vendors on http://{}; Ctrl-C stops them. In reportd.yaml:", sandbox.addr()));
-        say(&format!(
-            "connections:\n  sandbox:\n    zone: UTC\n    bik:      {{ base_url: \"{}\", key: env:BIK_KEY, secret: env:BIK_SECRET }}\n    livechat: {{ base_url: \"{}\", token: env:LIVECHAT }}\n    jaicp:    {{ base_url: \"{}\", token: env:JAICP }}",
-            sandbox.bik_base_url(),
-            sandbox.livechat_base_url(),
-            sandbox.jaicp_base_url()
-        ));
-        say(&format!(
-            "with BIK_KEY={} BIK_SECRET={} LIVECHAT={}:{} JAICP={}",
-            credentials::BIK_KEY,
-            credentials::BIK_SECRET,
-            credentials::LIVECHAT_ACCOUNT,
-            credentials::LIVECHAT_TOKEN,
-            credentials::JAICP_TOKEN
-        ));
+        if cx.json() {
+            let urls = [sandbox.bik_base_url(), sandbox.livechat_base_url(), sandbox.jaicp_base_url()];
+            say_json(&serde_json::json!({ "bik": urls[0], "livechat": urls[1], "jaicp": urls[2] }));
+        } else {
+            say(&recipe(&sandbox));
+        }
         super::run_job::stop_on_signal().cancelled().await;
         sandbox.stop().await;
         Ok(Exit::Done)
     }
+}
+
+/// What to put where, as a config file that can be used as it is printed.
+fn recipe(sandbox: &Sandbox) -> String {
+    format!(
+        "# Three simulated vendors on http://{}; Ctrl-C stops them. To use them, make this text reportd.yaml, and:\n\
+         # export BIK_KEY={} BIK_SECRET={} LIVECHAT={}:{} JAICP={}\n\
+         connections:\n  \
+           default:\n    \
+             zone: UTC\n    \
+             bik:      {{ base_url: \"{}\", key: env:BIK_KEY, secret: env:BIK_SECRET, quiet_emails: [me@example.com] }}\n    \
+             livechat: {{ base_url: \"{}\", token: env:LIVECHAT }}\n    \
+             jaicp:    {{ base_url: \"{}\", token: env:JAICP }}",
+        sandbox.addr(),
+        credentials::BIK_KEY,
+        credentials::BIK_SECRET,
+        credentials::LIVECHAT_ACCOUNT,
+        credentials::LIVECHAT_TOKEN,
+        credentials::JAICP_TOKEN,
+        sandbox.bik_base_url(),
+        sandbox.livechat_base_url(),
+        sandbox.jaicp_base_url(),
+    )
 }

@@ -90,7 +90,9 @@ impl SecretRef {
                     return Err(SecretError::NotAFile(path.clone()));
                 }
                 let mut bytes = Vec::new();
-                std::fs::File::open(path).and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes)).map_err(fail)?;
+                std::fs::File::open(path)
+                    .and_then(|file| file.take(MAX_BYTES + 1).read_to_end(&mut bytes))
+                    .map_err(fail)?;
                 if bytes.len() as u64 > MAX_BYTES {
                     return Err(SecretError::TooLarge(path.clone()));
                 }

@@ -34,7 +34,10 @@ pub enum DbError {
     #[error("start the embedded PostgreSQL")]
     Embedded(#[source] EmbeddedError),
     /// No connection.
-    #[error("connect to the database")]
+    #[error("connect to the database at {0}: is it running, and is the URL right")]
+    Unreachable(String, #[source] sqlx::Error),
+    /// The first statements failed.
+    #[error("ask the database")]
     Connect(#[source] sqlx::Error),
     /// A migration failed.
     #[error("migrate the database")]
@@ -159,6 +162,11 @@ impl Db {
     }
 }
 
+async fn connect(options: &PgConnectOptions) -> Result<sqlx::PgConnection, DbError> {
+    let place = format!("{}:{}", options.get_host(), options.get_port());
+    sqlx::PgConnection::connect_with(options).await.map_err(|e| DbError::Unreachable(place, e))
+}
+
 /// The version of the schema: the newest migration that ran, 0 for an empty database.
 async fn version(connection: &mut sqlx::PgConnection) -> Result<i64, DbError> {
     let there: bool = sqlx::query_scalar("SELECT to_regclass('_sqlx_migrations') IS NOT NULL")
@@ -182,7 +190,7 @@ pub fn needed_version() -> i64 {
 /// Migrates where that is allowed, and makes sure that the schema is the one this binary knows. On a connection of its own:
 /// the migration lock belongs to a session.
 async fn prepare(options: &PgConnectOptions, may_migrate: bool) -> Result<(), DbError> {
-    let mut connection = sqlx::PgConnection::connect_with(options).await.map_err(DbError::Connect)?;
+    let mut connection = connect(options).await?;
     let result = prepare_on(&mut connection, may_migrate).await;
     drop(connection.close().await);
     result
@@ -210,7 +218,7 @@ pub async fn check(settings: &Settings) -> Result<(i64, i64), DbError> {
         // Whoever opens it migrates it.
         Database::Embedded(_) => return Ok((needed_version(), needed_version())),
     };
-    let mut connection = sqlx::PgConnection::connect_with(&from_url(&url)?).await.map_err(DbError::Connect)?;
+    let mut connection = connect(&from_url(&url)?).await?;
     let have = version(&mut connection).await;
     drop(connection.close().await);
     Ok((have?, needed_version()))

@@ -91,8 +91,7 @@ impl Http {
         timeout: Duration,
     ) -> Result<Answered, VendorError> {
         let url = secrets.url(&call.url);
-        let url =
-            url::Url::parse(&url).map_err(|_| unsendable("its URL cannot be parsed"))?;
+        let url = url::Url::parse(&url).map_err(|_| unsendable("its URL cannot be parsed"))?;
         let method = reqwest::Method::from_bytes(call.method.as_bytes())
             .map_err(|_| unsendable(&format!("'{}' is no HTTP method", call.method)))?;
         let loopback = crate::request::is_loopback(&url);

@@ -142,7 +142,9 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
         if paged {
             pages = match report.pointer("/summary/total_pages") {
                 None => 1,
-                Some(total) => total.as_u64().ok_or_else(|| context.unreadable("total_pages is no count of pages"))?.max(1),
+                Some(total) => {
+                    total.as_u64().ok_or_else(|| context.unreadable("total_pages is no count of pages"))?.max(1)
+                }
             };
             if pages > u64::from(context.account.limits.max_pages) {
                 let limit = context.account.limits.max_pages;

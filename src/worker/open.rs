@@ -22,6 +22,11 @@ pub enum OpenError {
         "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
     )]
     Strangers(String),
+    /// The database says that the archive holds it, and it does not.
+    #[error(
+        "the database says that the archive holds {0}, which is not there: restore it, or fetch it anew with --again"
+    )]
+    Lost(String),
     /// The account's secret cannot be read.
     #[error("read the credentials of connection {connection} at {vendor}")]
     Secret {
@@ -93,8 +98,7 @@ impl Worker {
             && let Some(row) = self.store.held(series, window.start(), window.end()).await?
             && (provisional || !row.provisional)
         {
-            let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
-            return Ok(Opening::Held(Box::new(row), files));
+            return self.held(series, row).await;
         }
         let (_, account) = self
             .accounts
@@ -125,13 +129,19 @@ impl Worker {
             again,
         };
         Ok(match self.store.open(&new).await? {
-            Opened::Held(row) => {
-                let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
-                Opening::Held(Box::new(row), files)
-            }
+            Opened::Held(row) => return self.held(series, row).await,
             Opened::Made(run) => Opening::Made(Box::new(run)),
             Opened::Attached(run) => Opening::Attached(Box::new(run)),
         })
+    }
+
+    /// What the database says is held, if the archive has it.
+    async fn held(&self, series: i64, row: RevisionRow) -> Result<Opening, OpenError> {
+        if !self.archive.path(&row.manifest_path).is_file() {
+            return Err(OpenError::Lost(row.manifest_path));
+        }
+        let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
+        Ok(Opening::Held(Box::new(row), files))
     }
 
     /// The window's folder holds no revision that the database does not know.

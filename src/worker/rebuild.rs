@@ -12,6 +12,8 @@ pub struct Rebuilt {
     pub adopted: usize,
     /// Revisions that it knew.
     pub known: usize,
+    /// Manifests that the database knows and the archive lacks.
+    pub missing: Vec<String>,
     /// Manifests that could not be used, with why.
     pub unusable: Vec<(String, String)>,
 }
@@ -30,7 +32,8 @@ pub enum RebuildError {
 /// Reads every manifest of the archive into the database and bonds the two.
 pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, RebuildError> {
     let mut rebuilt = Rebuilt::default();
-    for key in archive.manifest_keys().await? {
+    let seen = archive.manifest_keys().await?;
+    for key in seen.clone() {
         let stored = match archive.manifest_at(&key).await {
             Ok(Some(stored)) => stored,
             Ok(None) => continue,
@@ -52,6 +55,10 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             Err(error) => return Err(error.into()),
         }
     }
-    store.bond(archive.id(), true).await?;
+    rebuilt.missing = store.manifests_not_among(&seen).await?;
+    // An archive that lacks what the database knows is not the one it belongs to, or was damaged: no bond is made to it.
+    if rebuilt.missing.is_empty() {
+        store.bond(archive.id(), true).await?;
+    }
     Ok(rebuilt)
 }

@@ -142,6 +142,17 @@ impl RunStore {
         .map_err(doing("look up the artifacts of a revision"))
     }
 
+    /// Manifests that the database knows and that are not among `keys`.
+    pub async fn manifests_not_among(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT manifest_path FROM revisions WHERE NOT manifest_path = ANY ($1) ORDER BY manifest_path",
+        )
+        .bind(keys)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("compare the database with the archive"))
+    }
+
     /// The revision number that the run writes, allocated now if it was not before. With `another` a new one: the run's own
     /// was taken by a manifest that this database does not know.
     pub async fn take_revision(&self, lease: Option<&Lease>, run: Uuid, another: bool) -> Result<i32, StoreError> {
