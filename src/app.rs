@@ -175,6 +175,8 @@ pub enum ArchiveUse {
     Writes,
     /// Reads it at most; nothing is made.
     Reads,
+    /// Writes, after emptying a rehearsal's database: a rehearsal starts clean.
+    Rehearses,
 }
 
 fn lost(bonded: bool, error: ArchiveError) -> StartError {
@@ -217,13 +219,18 @@ impl App {
         who: Who,
         archive: ArchiveUse,
     ) -> Result<(Worker, tokio::task::JoinHandle<()>), StartError> {
+        if archive == ArchiveUse::Rehearses {
+            db.wipe().await?;
+        }
         let store = RunStore::new(db.pool.clone(), who);
         let instance = store.instance().await?;
         // A database that belongs to an archive never makes another: the folder may just not be mounted.
         let bonded = instance.archive_id.is_some();
         let worker = Worker {
             archive: match archive {
-                ArchiveUse::Writes => Archive::open(&settings.archive, !bonded).await.map_err(|e| lost(bonded, e))?,
+                ArchiveUse::Writes | ArchiveUse::Rehearses => {
+                    Archive::open(&settings.archive, !bonded).await.map_err(|e| lost(bonded, e))?
+                }
                 ArchiveUse::Reads => Archive::attach(&settings.archive).await?,
             },
             http: Http::new().map_err(StartError::Http)?,
@@ -232,7 +239,7 @@ impl App {
             clock,
             store,
         };
-        if archive == ArchiveUse::Writes {
+        if archive != ArchiveUse::Reads {
             worker.archive.spool().sweep().map_err(|e| StartError::Archive(ArchiveError::Spool(e)))?;
         }
         let renewal = worker.leases.keep(&worker.store);

@@ -70,9 +70,8 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
         "The vendors of this demo are simulated, on http://{}: nothing leaves this machine.",
         rehearsal.sandbox.addr()
     ));
-    let app = cx.app(&rehearsal.settings, ArchiveUse::Writes).await?;
+    let app = cx.app(&rehearsal.settings, ArchiveUse::Rehearses).await?;
     let result = async {
-        app.db.wipe().await.map_err(crate::app::StartError::Db)?;
         app.worker.check_bond().await?;
         let now = super::text::instant(None, chrono_tz::UTC, &cx.clock).map_err(Failure::Usage)?;
         let fires: Vec<Planned> = series

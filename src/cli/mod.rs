@@ -172,7 +172,8 @@ impl From<StartError> for Failure {
     fn from(error: StartError) -> Failure {
         use crate::db::DbError;
         match &error {
-            StartError::Db(DbError::Unset(_) | DbError::Url | DbError::Behind { .. } | DbError::Ahead { .. }) => {
+            StartError::ArchiveLost(_)
+            | StartError::Db(DbError::Unset(_) | DbError::Url | DbError::Behind { .. } | DbError::Ahead { .. }) => {
                 Failure::Usage(Chain(&error).to_string())
             }
             _ => Failure::Failed(error.into()),

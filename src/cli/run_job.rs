@@ -118,10 +118,8 @@ impl RunJob {
                 rehearsal.folder.display()
             ));
         }
-        let app = cx.app(&files.settings, ArchiveUse::Writes).await?;
-        if rehearsal.is_some() {
-            app.db.wipe().await.map_err(crate::app::StartError::Db)?;
-        }
+        let archive = if self.sandbox { ArchiveUse::Rehearses } else { ArchiveUse::Writes };
+        let app = cx.app(&files.settings, archive).await?;
         let result = self.run_all(cx, &app, &fires).await;
         app.close().await;
         if let Some(rehearsal) = rehearsal {

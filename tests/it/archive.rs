@@ -281,11 +281,32 @@ async fn another_archive_than_the_databases_own_is_refused() {
     let shop = shop_with_two_revisions().await;
     let asked = shop.requests();
     std::fs::rename(shop.archive(), shop.folder.path().join("moved-away")).unwrap();
+    // As with a disk that is not mounted: no new archive takes its place, and nothing is called held.
+    shop.run_job("report", NEXT_DAY, &[]).await.expect(2).says("mount or restore it");
+    shop.run_job("report", DAY, &[]).await.expect(2).says("mount or restore it");
+    assert_eq!((shop.requests(), shop.archive().exists()), (asked, false));
+    // Somebody else's archive in its place.
+    let other = Shop::open().await;
+    other.job("report", LIVECHAT);
+    other.run_job("report", DAY, &[]).await.expect(0);
+    std::fs::rename(other.archive(), shop.archive()).unwrap();
     shop.run_job("report", NEXT_DAY, &[]).await.expect(2).says("another archive");
-    assert_eq!((shop.requests(), contents(&shop.archive()).len()), (asked, 1));
+    shop.run(&["archive", "rebuild"]).await.expect(1).says("this archive does not have it");
+    shop.run_job("report", NEXT_DAY, &[]).await.expect(2).says("another archive");
+    assert_eq!(shop.requests(), asked);
     std::fs::remove_dir_all(shop.archive()).unwrap();
     std::fs::rename(shop.folder.path().join("moved-away"), shop.archive()).unwrap();
     shop.run_job("report", NEXT_DAY, &[]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revision_whose_manifest_is_gone_is_not_called_held() {
+    let shop = shop_with_two_revisions().await;
+    let held = shop.run_job("report", DAY, &[]).await.expect(0).line();
+    let file = shop.archive().join(held["artifacts"][0]["path"].as_str().unwrap());
+    std::fs::remove_file(file.with_file_name("manifest.json")).unwrap();
+    shop.run_job("report", DAY, &[]).await.expect(2).says("which is not there");
+    assert_eq!(shop.run_job("report", DAY, &["--again"]).await.expect(0).line()["revision"], 3);
 }
 
 #[tokio::test(flavor = "multi_thread")]
