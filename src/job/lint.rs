@@ -10,6 +10,7 @@ use super::resolve::{self, Mailing};
 use super::schedule::DstKind;
 use super::{Job, Series, connection, series_name};
 use crate::connection::Connection;
+use crate::request::Vendor;
 use crate::request::window::{Window, WindowRule};
 use crate::yaml::{Finding, Path};
 
@@ -109,30 +110,43 @@ fn windows(job: &Job, series: &Series, now: DateTime<Utc>) -> Option<Finding> {
     None
 }
 
-/// Warnings across jobs: two series that send the same request mail people twice and pay twice. `(job's index, finding)`.
-pub fn across(jobs: &[Job], connections: &[Connection], now: DateTime<Utc>) -> Vec<(usize, Finding)> {
-    let mut first: HashMap<String, String> = HashMap::new();
+/// What one series asks for, as a key: equal keys are the same report over the same window for the same people.
+#[derive(Clone, Debug)]
+pub struct Asked {
+    series: String,
+    vendor: Vendor,
+    mails: bool,
+    key: String,
+}
+
+/// What each series of a job asks for; made for each file by itself, so that many files are done side by side.
+pub fn asked(job: &Job, connections: &[Connection], now: DateTime<Utc>) -> Vec<Asked> {
+    let one = |series: &Series| {
+        let (rule, c) = (job.window?, connection(connections, &series.connection)?);
+        let window = rule.at(now, series.zone, job.policy.week_start)?;
+        let request = resolve::request(job, c, &window, Mailing::Job).ok()?;
+        let mut emails = request.emails.clone();
+        emails.sort();
+        let (vendor, zone) = (request.vendor, series.zone);
+        let key = format!("{vendor} {} {} {rule} {zone} {emails:?} {}", c.name, request.base_url, request.content_hash);
+        Some(Asked { series: series_name(&job.name, &c.name), vendor, mails: !emails.is_empty(), key })
+    };
+    job.series.iter().filter_map(one).collect()
+}
+
+/// Warnings across jobs: two series that send the same request mail people twice and pay twice. `asked` has one entry a job;
+/// the answer is (job's index, finding).
+pub fn across(asked: &[Vec<Asked>]) -> Vec<(usize, Finding)> {
+    let mut first: HashMap<&str, &str> = HashMap::new();
     let mut out = Vec::new();
-    for (index, job) in jobs.iter().enumerate() {
-        for series in &job.series {
-            let (Some(rule), Some(c)) = (job.window, connection(connections, &series.connection)) else { continue };
-            let Some(window) = rule.at(now, series.zone, job.policy.week_start) else { continue };
-            let Ok(request) = resolve::request(job, c, &window, Mailing::Job) else { continue };
-            let mut emails = request.emails.clone();
-            emails.sort();
-            let key = format!(
-                "{} {} {} {rule} {} {emails:?} {}",
-                request.vendor, c.name, request.base_url, series.zone, request.content_hash
-            );
-            let name = series_name(&job.name, &c.name);
-            match first.get(&key) {
-                Some(other) => {
-                    let twice = if emails.is_empty() { "is fetched twice" } else { "mails people twice" };
-                    let message = format!("asks for the same report over the same window as {other}, which {twice}");
-                    out.push((index, Finding::warning(Path::root().key(request.vendor.as_str()), message).at_key()));
-                }
-                None => drop(first.insert(key, name)),
+    for (index, asked) in asked.iter().enumerate().flat_map(|(index, list)| list.iter().map(move |a| (index, a))) {
+        match first.get(asked.key.as_str()) {
+            Some(other) => {
+                let twice = if asked.mails { "mails people twice" } else { "is fetched twice" };
+                let message = format!("asks for the same report over the same window as {other}, which {twice}");
+                out.push((index, Finding::warning(Path::root().key(asked.vendor.as_str()), message).at_key()));
             }
+            None => drop(first.insert(&asked.key, &asked.series)),
         }
     }
     out

@@ -62,6 +62,7 @@ const MOST: usize = 100;
 
 struct Loaded {
     job: Option<Job>,
+    asked: Vec<lint::Asked>,
     source: Option<Source>,
     problems: Vec<Problem>,
 }
@@ -83,15 +84,16 @@ pub fn load(folder: &FilePath, connections: &[Connection], defaults: &Defaults, 
             one.job = None;
         }
     }
-    let (mut jobs, mut sources, mut problems) = (Vec::new(), Vec::new(), Vec::new());
+    let (mut jobs, mut asked, mut sources, mut problems) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for one in loaded {
         problems.extend(one.problems);
         if let Some(job) = one.job {
             jobs.push(job);
+            asked.push(one.asked);
             sources.push(one.source);
         }
     }
-    for (index, finding) in lint::across(&jobs, connections, now) {
+    for (index, finding) in lint::across(&asked) {
         problems.extend(sources[index].as_ref().map(|source| source.locate(&finding)));
     }
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
@@ -108,7 +110,7 @@ fn load_one(
     let file = shown(path);
     let bytes = match yaml::read(path, &file) {
         Ok(bytes) => bytes,
-        Err(problem) => return Loaded { job: None, source: None, problems: vec![problem] },
+        Err(problem) => return Loaded { job: None, asked: Vec::new(), source: None, problems: vec![problem] },
     };
     let decoded = decoder.decode(&file, &bytes);
     let mut problems = decoded.problems;
@@ -139,7 +141,8 @@ fn load_one(
     if structural {
         job = None;
     }
-    Loaded { job, source: Some(decoded.source), problems }
+    let asked = job.as_ref().map(|job| lint::asked(job, connections, now)).unwrap_or_default();
+    Loaded { job, asked, source: Some(decoded.source), problems }
 }
 
 fn clear_secrets(file: &JobFile, findings: &mut Vec<Finding>) {
