@@ -268,7 +268,12 @@ async fn query(
         let (list, total) = pages.fetch(&call, rows.as_str(), format!("page-{:04}.json", page + 1)).await?;
         derived.add(&list).await?;
         for row in &list {
-            let Some(id) = row_id(row, rows) else { continue };
+            let Some(id) = row_id(row, rows) else {
+                if with_messages {
+                    return Err(context.unreadable("a session has no sessionId that can be read"));
+                }
+                continue;
+            };
             if seen.insert(id.clone()) {
                 ids.push(id);
             } else if notes.is_empty() {

@@ -170,7 +170,7 @@ impl Worker {
                 watch(Update::Step(progress));
             }
         };
-        let mut step = std::pin::pin!(self.step(claimed, &step_watch));
+        let mut step = Box::pin(self.step(claimed, &step_watch));
         let timed_out = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
@@ -186,6 +186,8 @@ impl Worker {
         if claimed.run.state == State::Queued && creates {
             return step.await;
         }
+        // Dropped, not only left: it may hold a connection and a transaction with locks.
+        drop(step);
         let later = Later {
             after: Duration::ZERO,
             note: INTERRUPTED,

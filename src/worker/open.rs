@@ -17,6 +17,12 @@ use crate::run::{Run, Trigger};
 /// Why no run could be made.
 #[derive(Debug, Error)]
 pub enum OpenError {
+    /// The database belongs to another archive.
+    #[error(
+        "the database belongs to another archive than the one in {0}: correct `archive` in the config; only if this is the \
+         restored copy of it, run `reportd archive rebuild`"
+    )]
+    OtherArchive(String),
     /// Archive and database do not know each other.
     #[error(
         "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
@@ -76,10 +82,7 @@ impl Worker {
         // Asked again, because another process may have bonded the database meanwhile.
         match self.store.instance().await?.archive_id {
             Some(id) if id == self.archive.id() => Ok(()),
-            _ => Err(OpenError::Strangers(format!(
-                "the database belongs to another archive than the one in {}",
-                self.archive.root().display()
-            ))),
+            _ => Err(OpenError::OtherArchive(self.archive.root().display().to_string())),
         }
     }
 

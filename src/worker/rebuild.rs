@@ -33,7 +33,13 @@ pub enum RebuildError {
 pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, RebuildError> {
     let mut rebuilt = Rebuilt::default();
     let seen = archive.manifest_keys().await?;
-    for key in seen.clone() {
+    rebuilt.missing = store.manifests_not_among(&seen).await?;
+    let bonded_elsewhere = store.instance().await?.archive_id.is_some_and(|id| id != archive.id());
+    if bonded_elsewhere && !rebuilt.missing.is_empty() {
+        // This is not the archive that the database belongs to: nothing of it may get into the database.
+        return Ok(rebuilt);
+    }
+    for key in seen {
         let stored = match archive.manifest_at(&key).await {
             Ok(Some(stored)) => stored,
             Ok(None) => continue,
@@ -55,7 +61,6 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             Err(error) => return Err(error.into()),
         }
     }
-    rebuilt.missing = store.manifests_not_among(&seen).await?;
     // An archive that lacks what the database knows is not the one it belongs to, or was damaged: no bond is made to it.
     if rebuilt.missing.is_empty() {
         store.bond(archive.id(), true).await?;

@@ -127,3 +127,20 @@ async fn a_rehearsal_can_be_repeated_and_leaves_the_real_database_alone() {
     assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs").await, 0);
     assert!(shop.sandbox.mails().is_empty() && !shop.archive().exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_hundred_runs_that_are_told_to_stop_stop_at_once_and_leave_nothing_half_done() {
+    let shop = Shop::open().await;
+    shop.config("  # more\n");
+    let config = std::fs::read_to_string(shop.folder.path().join("reportd.yaml")).unwrap();
+    let many = config.replace("token: env:LIVECHAT,", "token: env:LIVECHAT, max_in_flight: 200,");
+    std::fs::write(shop.folder.path().join("reportd.yaml"), many).unwrap();
+    shop.job("ratings", "window: yesterday\nlivechat: { report: chats/ranking }\n");
+    shop.fault("livechat.report=slow");
+    let args = ["run-job", "ratings", "--window", "2025-01-01..2025-07-19", "--each", "day", "--wait", "2s"];
+    let ran = shop.run(&args).await.expect(4);
+    assert!(!ran.stderr.contains("timed out"), "{}", ran.stderr);
+    assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs").await, 200);
+    assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs WHERE lease_token IS NOT NULL").await, 0);
+    assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs WHERE state = 'submitting'").await, 0);
+}

@@ -212,12 +212,15 @@ impl RunStore {
             return Ok(refusal);
         }
         let in_flight: i64 = sqlx::query_scalar(
+            // A call whose worker died is over one lease time after its lease; whoever claims the run will say what it left.
             "SELECT count(*) FROM runs
-             WHERE connection = $1 AND vendor = $2 AND state IN ('submitting', 'waiting') AND id <> $3",
+             WHERE connection = $1 AND vendor = $2 AND state IN ('submitting', 'waiting') AND id <> $3
+               AND (state = 'waiting' OR lease_until + make_interval(secs => $4) > reportd_now())",
         )
         .bind(permit.connection)
         .bind(permit.vendor)
         .bind(lease.run)
+        .bind(LEASE.as_secs_f64())
         .fetch_one(&mut *tx)
         .await
         .map_err(doing(what))?;
@@ -314,23 +317,6 @@ impl RunStore {
         .await
         .map_err(doing("close a breaker"))?;
         Ok(done.rows_affected() > 0)
-    }
-
-    /// Lets a run that waits for a breaker go on at once if that is closed by now, or if `secret` is another one than the
-    /// vendor refused.
-    pub async fn wake_if_breaker_lets(&self, run: Uuid, secret: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE runs SET next_step_at = reportd_now() FROM connections c
-             WHERE runs.id = $1 AND c.connection = runs.connection AND c.vendor = runs.vendor
-               AND runs.blocked AND runs.lease_token IS NULL
-               AND (NOT c.breaker_open OR (NOT c.breaker_by_hand AND c.breaker_secret IS DISTINCT FROM $2))",
-        )
-        .bind(run)
-        .bind(secret)
-        .execute(&self.pool)
-        .await
-        .map_err(doing("look whether a breaker still holds a run"))?;
-        Ok(())
     }
 }
 

@@ -72,6 +72,7 @@ impl RunStore {
                  UPDATE runs SET state = 'waiting', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                      errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
                      last_poll_at = NULL, attempt_id = task.attempt_id, ticket = task.ticket, ticketed_at = task.created_at,
+                     base_url = task.base_url, account = task.account,
                      revision = COALESCE(runs.revision, next_revision(runs.series_id, runs.window_label))
                  FROM remote_tasks task
                  WHERE runs.id = $1 AND runs.state = ANY ($2) AND task.attempt_id = $4 AND task.ticket IS NOT NULL
@@ -94,7 +95,9 @@ impl RunStore {
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'held', finished_at = NULL, failure_class = $4, failure = left($5, 4000), claims = 0,
-                     errors = 0, errors_since = NULL, note = NULL
+                     errors = 0, errors_since = NULL, note = NULL, ticket = NULL,
+                     attempt_id = (SELECT attempt_id FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown')
+                                   ORDER BY intended_at DESC LIMIT 1)
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'held', $3, left($5, 4000) FROM moved",
@@ -145,7 +148,9 @@ impl RunStore {
         let what = "give a held run its ticket";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let task = sqlx::query(
-            "UPDATE remote_tasks SET remote_id = $2, ticket = $3, outcome = 'created', created_at = reportd_now() WHERE attempt_id = $1",
+            "UPDATE remote_tasks SET remote_id = $2, ticket = $3, outcome = 'created', created_at = reportd_now(),
+                 finished_at = NULL
+             WHERE attempt_id = $1",
         )
         .bind(run.attempt_id)
         .bind(remote_id)
@@ -159,7 +164,9 @@ impl RunStore {
                 )));
             }
             other => {
-                other.map_err(doing(what))?;
+                if other.map_err(doing(what))?.rows_affected() != 1 {
+                    return Err(refused(run, "resolve --ticket", "held runs with a create of their own"));
+                }
             }
         }
         let done = sqlx::query(
