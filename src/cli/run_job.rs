@@ -11,6 +11,7 @@ use super::progress::Board;
 use super::text::{self, size};
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
+use crate::archive::verify::hash_file;
 use crate::connection::Connection;
 use crate::job::resolve::Mailing;
 use crate::job::{Job, Series};
@@ -283,7 +284,18 @@ pub(super) async fn run_one(
     let name = format!("{}@{}  {label}", fire.job, fire.connection);
     let run = match worker.open(fire, trigger, again).await? {
         Opening::Held(row, files) => return Ok(held(fire, &row, &files)),
-        Opening::Made(run) => run,
+        Opening::Made(run) => {
+            if fire.vendor == Vendor::Bik
+                && let Some(earlier) = worker.store.doubtful_before(&run).await?
+            {
+                let earlier = short(earlier);
+                board.say(
+                    &name,
+                    &format!("run {earlier} of this window may have been made and mailed too (show {earlier})"),
+                );
+            }
+            run
+        }
         Opening::Attached(run) => {
             board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
             run
@@ -361,8 +373,17 @@ fn copy_out(app: &App, folder: &Path, view: &RunView) -> Result<(), Failure> {
             _ => format!("{stem}_{name}"),
         };
         let target = folder.join(target);
-        std::fs::copy(app.worker.archive.path(&file.path), &target)
-            .map_err(|e| Failure::Usage(format!("copy to {}: {e}", target.display())))?;
+        let copied = std::fs::copy(app.worker.archive.path(&file.path), &target).and_then(|_| hash_file(&target));
+        match copied {
+            Ok((_, sha256)) if sha256 == file.sha256 => {}
+            Ok(_) => {
+                let path = &file.path;
+                return Err(Failure::Failed(anyhow::anyhow!(
+                    "{path} is damaged (see archive verify); its copy is too"
+                )));
+            }
+            Err(e) => return Err(Failure::Usage(format!("copy to {}: {e}", target.display()))),
+        }
     }
     Ok(())
 }

@@ -237,9 +237,7 @@ impl Secrets {
         let mut text: String =
             text.chars().take(LONGEST * 4).map(|c| if crate::yaml::is_unprintable(c) { ' ' } else { c }).collect();
         for form in &self.forms {
-            if text.contains(form.expose_secret()) {
-                text = text.replace(form.expose_secret(), REDACTED);
-            }
+            text = without(&text, form.expose_secret());
         }
         if cut {
             // A secret that lay across the cut is no longer whole, so its first part was not found.
@@ -254,6 +252,21 @@ impl Secrets {
         }
         text.trim().to_owned()
     }
+}
+
+/// `text` without `secret`, in whatever letter case a vendor repeats it.
+fn without(text: &str, secret: &str) -> String {
+    // ASCII case changes no length, so places in the lowered text are places in the text.
+    let (lowered, secret) = (text.to_ascii_lowercase(), secret.to_ascii_lowercase());
+    let mut out = String::with_capacity(text.len());
+    let mut from = 0;
+    while let Some(at) = lowered[from..].find(&secret).filter(|_| !secret.is_empty()) {
+        out.push_str(&text[from..from + at]);
+        out.push_str(REDACTED);
+        from += at + secret.len();
+    }
+    out.push_str(&text[from..]);
+    out
 }
 
 /// Cuts every URL in `text` down to its scheme and host: links to files are bearer secrets.
@@ -326,7 +339,7 @@ mod tests {
         assert_eq!(bik.authorization().unwrap().expose_secret(), "Basic dGhlLWtleS0xOnRoZS1zZWNyZXQtMg==");
         assert_eq!(bik.redact("Basic dGhlLWtleS0xOnRoZS1zZWNyZXQtMg== the-secret-2"), "Basic *** ***");
         let livechat = account(yaml, &env, Vendor::Livechat).secrets().unwrap();
-        assert_eq!(livechat.redact("bad token pat-token-3"), "bad token ***");
+        assert_eq!(livechat.redact("bad token pat-token-3, PAT-Token-3"), "bad token ***, ***");
     }
 
     #[test]

@@ -144,7 +144,10 @@ impl Worker {
             return Err(OpenError::Lost(row.manifest_path));
         }
         let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
-        Ok(Opening::Held(Box::new(row), files))
+        match files.iter().find(|file| !self.archive.path(&file.path).is_file()) {
+            Some(file) => Err(OpenError::Lost(file.path.clone())),
+            None => Ok(Opening::Held(Box::new(row), files)),
+        }
     }
 
     /// The window's folder holds no revision that the database does not know.

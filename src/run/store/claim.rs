@@ -213,8 +213,10 @@ impl RunStore {
         }
         let in_flight: i64 = sqlx::query_scalar(
             // A call whose worker died is over one lease time after its lease; whoever claims the run will say what it left.
+            // A run that waits for a person, or that meets error after error, must not keep its account from all others.
             "SELECT count(*) FROM runs
              WHERE connection = $1 AND vendor = $2 AND state IN ('submitting', 'waiting') AND id <> $3
+               AND NOT blocked AND errors < 3
                AND (state = 'waiting' OR lease_until + make_interval(secs => $4) > reportd_now())",
         )
         .bind(permit.connection)
