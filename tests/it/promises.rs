@@ -144,3 +144,33 @@ async fn two_hundred_runs_that_are_told_to_stop_stop_at_once_and_leave_nothing_h
     assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs WHERE lease_token IS NOT NULL").await, 0);
     assert_eq!(shop.one::<i64>("SELECT count(*) FROM runs WHERE state = 'submitting'").await, 0);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_waits_for_a_person_does_not_keep_its_account_from_the_next() {
+    let shop = Shop::open().await;
+    let config = std::fs::read_to_string(shop.folder.path().join("reportd.yaml")).unwrap();
+    let one = config.replace("max_in_flight: 8", "max_in_flight: 1");
+    assert_ne!(one, config);
+    std::fs::write(shop.folder.path().join("reportd.yaml"), one).unwrap();
+    shop.job(
+        "messages",
+        "window: yesterday\njaicp:\n  report: messages\n  filters: [{ key: MESSAGE_TIME, type: DATE_TIME_RANGE }]\n  settings: { fileType: CSV }\n",
+    );
+    shop.fault("jaicp.task=foreign-link:1");
+    let blocked = shop.run(&["run-job", "messages", "--window", "2026-03-02..2026-03-02"]).await.expect(4);
+    assert!(blocked.stderr.contains("allowed_hosts"), "{}", blocked.stderr);
+    shop.run(&["run-job", "messages", "--window", "2026-03-03..2026-03-03", "--wait", "30s"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_file_is_not_handed_out_as_good() {
+    let shop = shop().await;
+    let held = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(0);
+    let file = shop.archive().join(held.json()[0]["artifacts"][0]["path"].as_str().unwrap());
+    std::fs::write(&file, "changed").unwrap();
+    let out = shop.folder.path().join("out");
+    let ran = shop.run(&["run-job", "engagement", "--out", out.to_str().unwrap()]).await.expect(1);
+    assert!(ran.stderr.contains("damaged"), "{}", ran.stderr);
+    std::fs::remove_file(&file).unwrap();
+    shop.run(&["run-job", "engagement"]).await.expect(2);
+}
