@@ -202,11 +202,6 @@ impl Sandbox {
         self.world.lock().jaicp.account_wide_deletes
     }
 
-    /// Replaces the faults that wait; tasks keep the ones they have met.
-    pub fn set_faults(&self, faults: Vec<Fault>) {
-        self.change(|state| state.faults.replace(faults));
-    }
-
     /// Adds a fault behind those that wait.
     pub fn add_fault(&self, fault: Fault) {
         self.change(|state| state.faults.add(fault));

@@ -128,6 +128,7 @@ impl Worker {
                 }
                 // Somebody else's revision, which the database does not know of: never overwritten, ours is the next.
                 Err(ArchiveError::Taken { .. }) => {
+                    self.archive.unlink(&folder, manifest.files.iter().map(|file| &file.name));
                     revision = self.store.take_revision(facts.lease, run.id, true).await?;
                 }
                 Err(error) => return Err(error.into()),

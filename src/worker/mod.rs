@@ -8,6 +8,7 @@
 //! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
+//! rebuild.rs  manifests -> rows, for `archive rebuild`
 //! ```
 
 pub mod commit;

@@ -76,15 +76,15 @@ impl Worker {
             }
         };
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
+        // A worker that died, or was interrupted, may have left this run's manifest in the archive.
+        let cut_short = claimed.taken_over || run.note.as_deref() == Some(INTERRUPTED);
+        if (cut_short || run.state == State::Submitting) && self.adopt(&hand).await? {
+            return Ok(Stepped::Moved);
+        }
         if run.claims >= MAX_CLAIMS && run.state != State::Submitting {
             let message =
                 format!("{MAX_CLAIMS} workers in a row died on this run, or lost it, without finishing a step");
             self.store.fail(lease, FailureClass::CrashLoop, &message, None, None).await?;
-            return Ok(Stepped::Moved);
-        }
-        // A worker that died, or was interrupted, may have left this run's manifest in the archive.
-        let cut_short = claimed.taken_over || run.note.as_deref() == Some(INTERRUPTED);
-        if (cut_short || run.state == State::Submitting) && self.adopt(&hand).await? {
             return Ok(Stepped::Moved);
         }
         match run.state {

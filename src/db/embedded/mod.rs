@@ -286,7 +286,7 @@ impl Embedded {
     pub async fn release(self) -> Release {
         match self.give_up().await {
             Ok(release) => release,
-            Err(error) => Release::Failed(with_causes(&error)),
+            Err(error) => Release::Failed(crate::telemetry::Chain(&error).to_string()),
         }
     }
 
@@ -330,16 +330,6 @@ fn percent_encoded(path: &Path) -> String {
         }
     }
     out
-}
-
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        write!(text, ": {error}").expect("a String takes every write");
-        cause = error.source();
-    }
-    text
 }
 
 /// Waits for the starters' lock by asking again and again: a blocking `flock` could not be given up.
