@@ -50,6 +50,7 @@ pub mod clock;
 pub mod connection;
 pub mod crash;
 pub mod db;
+pub mod fire;
 pub mod job;
 pub mod operator;
 pub mod plan;

@@ -1,0 +1,35 @@
+-- Serves the claim of many runs, account by account: what waits at the vendor first, then queued runs, fill last.
+DROP INDEX runs_due;
+CREATE INDEX runs_due ON runs (connection, vendor, (state = 'queued'), (trigger = 'fill'), next_step_at)
+    WHERE state IN ('queued', 'submitting', 'waiting');
+
+-- Serves the question when a worker is needed next, over all accounts.
+CREATE INDEX runs_next_step ON runs (next_step_at) WHERE state IN ('queued', 'submitting', 'waiting');
+
+-- Serves coverage: the newest run of each window.
+CREATE INDEX runs_of_window ON runs (series_id, window_start, window_end, created_at DESC);
+
+-- Serves "does an unfinished run of this series exist".
+CREATE INDEX runs_live_of_series ON runs (series_id) WHERE finished_at IS NULL;
+
+-- Processes that serve, for `status`; a row that is not renewed is a process that is gone.
+CREATE TABLE replicas (
+    id         uuid NOT NULL,
+    who        text NOT NULL,
+    version    text NOT NULL,
+    -- It takes its jobs from the database.
+    follows    boolean NOT NULL,
+    started_at timestamptz NOT NULL DEFAULT reportd_now(),
+    -- Its last planner pass.
+    passed_at  timestamptz NOT NULL DEFAULT reportd_now(),
+    -- What keeps it from planning; null = nothing.
+    trouble    text,
+    CONSTRAINT replicas_pkey PRIMARY KEY (id)
+);
+
+-- A hint for workers that sleep: the truth is their timer.
+CREATE FUNCTION tell_of_runs() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$ BEGIN PERFORM pg_notify('reportd_runs', ''); RETURN NULL; END $$;
+
+CREATE TRIGGER runs_made AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION tell_of_runs();
