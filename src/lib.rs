@@ -52,6 +52,7 @@ pub mod crash;
 pub mod db;
 pub mod fire;
 pub mod job;
+pub mod job_set;
 pub mod operator;
 pub mod plan;
 pub mod rehearsal;

@@ -92,7 +92,7 @@ impl Worker {
             return Err(OpenError::Nothing(planned.warnings.join("; ")));
         };
         let vendor = planned.vendor.as_str();
-        let series = self.store.series(&planned.job, &planned.connection, vendor).await?;
+        let series = self.store.series_of(&planned.job, &planned.connection, vendor, &planned.was).await?;
         self.check_folder(planned, series).await?;
         // A schedule's run waits until the report is final; one by hand goes now and says that it may change.
         let provisional = planned.provisional || (trigger == Trigger::Manual && planned.early);

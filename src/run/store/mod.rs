@@ -7,11 +7,15 @@
 //! - No transaction spans a network call.
 
 pub mod claim;
+pub mod firing;
+pub mod job_set;
 pub mod make;
 pub mod operator;
 pub mod progress;
 pub mod query;
 pub mod revision;
+pub mod series;
+pub mod serving;
 
 use std::time::Duration;
 
