@@ -59,6 +59,7 @@ pub mod rehearsal;
 pub mod request;
 pub mod run;
 pub mod sandbox;
+pub mod service;
 pub mod settings;
 pub mod telemetry;
 pub mod vendor;

@@ -81,12 +81,15 @@ impl Worker {
             handed_in_by: None,
         };
         match self.archive_report(&facts, collected.files).await {
-            Ok(_) => {}
+            Ok(row) => tracing::info!(
+                run.id = %run.id, window = %row.window_label, revision = row.revision, "a report was archived"
+            ),
             Err(NotStored::Store(StoreError::Refused(why))) => return self.put_off(hand.claimed, BLOCKED, &why).await,
             Err(NotStored::Store(error)) => return Err(error),
             Err(NotStored::Archive(error)) => {
                 let event = if run.state == State::Waiting { Event::Poll } else { Event::Requeue };
-                return self.later(hand, event, &crate::telemetry::Chain(&error).to_string(), None, None).await;
+                let why = crate::telemetry::Chain(&error).to_string();
+                return self.later(hand, event, &why, None, None).await;
             }
         }
         crash::point("archived-committed");
