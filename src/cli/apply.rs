@@ -22,8 +22,8 @@ struct Line<'a> {
 impl From<ApplyError> for Failure {
     fn from(error: ApplyError) -> Failure {
         match error {
-            ApplyError::Store(error) => error.into(),
-            other => Failure::Usage(other.to_string()),
+            ApplyError::Store(store) => store.into(),
+            ApplyError::Emptied(_) => Failure::Usage(error.to_string()),
         }
     }
 }

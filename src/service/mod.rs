@@ -133,6 +133,8 @@ pub async fn serve(
     reload: watch::Receiver<u64>,
     stop: CancellationToken,
 ) -> Result<(), ServeError> {
+    // Whoever opened the database has made sure of its schema.
+    health.trouble(Part::Migrations, None);
     worker.check_bond().await?;
     worker.check_manifests().await?;
     let mut watcher = Watcher::new(options.place.clone(), settings.clone(), options.clock.clone(), options.follow);

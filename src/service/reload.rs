@@ -118,7 +118,9 @@ impl Watcher {
             let entries = std::fs::read_dir(&self.place.jobs).into_iter().flatten().flatten();
             let mut paths: Vec<_> = entries.map(|entry| entry.path()).collect();
             paths.sort();
-            paths.iter().for_each(|path| stamp(path));
+            for path in &paths {
+                stamp(path);
+            }
         }
         hash.finalize().into()
     }
