@@ -23,13 +23,21 @@ mod life;
 #[cfg(test)]
 mod livechat;
 #[cfg(test)]
+mod matrix;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod readme;
 #[cfg(test)]
+mod replicas;
+#[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod secrets;
+#[cfg(test)]
+mod serving;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
