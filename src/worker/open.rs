@@ -156,7 +156,10 @@ impl Worker {
         let keys = self.archive.manifest_keys().await?;
         for key in self.store.unknown_manifests(&keys).await? {
             let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
-            if !self.will_be_adopted(folder).await? {
+            // Asked again at last: another process may have committed its run between our two looks.
+            if !self.will_be_adopted(folder).await?
+                && !self.store.unknown_manifests(std::slice::from_ref(&key)).await?.is_empty()
+            {
                 return Err(OpenError::Strangers(format!(
                     "the archive holds {folder}, which the database does not know"
                 )));
@@ -185,12 +188,16 @@ impl Worker {
         label: &str,
     ) -> Result<Option<String>, OpenError> {
         let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(None) };
-        let known = self.store.newest_manifest(series, label).await?.map(|(revision, _)| revision);
-        if known.is_some_and(|known| known >= newest) {
+        let known = async || {
+            let known = self.store.newest_manifest(series, label).await?.map(|(revision, _)| revision);
+            Ok::<_, OpenError>(known.is_some_and(|known| known >= newest))
+        };
+        let newest_folder = format!("{folder}/r{newest}");
+        // Asked again at last: another process may have committed its run between our two looks.
+        if known().await? || self.will_be_adopted(&newest_folder).await? || known().await? {
             return Ok(None);
         }
-        let folder = format!("{folder}/r{newest}");
-        Ok((!self.will_be_adopted(&folder).await?).then_some(folder))
+        Ok(Some(newest_folder))
     }
 
     /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it.

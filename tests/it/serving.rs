@@ -171,7 +171,8 @@ impl Started {
     pub async fn die(self) -> u32 {
         let id = self.id();
         self.signal(Signal::KILL);
-        assert_eq!(self.end().await.code, None, "it had ended by itself");
+        let ended = self.end().await;
+        assert_eq!(ended.code, None, "it had ended by itself: {}", ended.stderr);
         id
     }
 }
