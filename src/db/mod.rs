@@ -86,6 +86,12 @@ const SESSION: [(&str, &str); 4] = [
     ("application_name", "reportd"),
 ];
 
+/// An idle connection that does not answer within this is replaced.
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the connections of a pool that is closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
+
 fn from_url(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     url.expose_secret().parse::<PgConnectOptions>().map_err(|_| DbError::Url)
 }
@@ -129,6 +135,8 @@ impl Db {
         let pool = match prepared {
             Ok(()) => {
                 let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
+                // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
+                let pool = pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)));
                 pool.connect_with(options).await.map_err(DbError::Connect)
             }
             Err(error) => Err(error),
@@ -155,10 +163,20 @@ impl Db {
 
     /// Closes the pool and, as its last user, stops the embedded cluster.
     pub async fn close(self) {
-        self.pool.close().await;
+        // A connection that was lost in the middle of a question never comes back to its pool.
+        drop(tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await);
         if let Some(embedded) = self.embedded {
             embedded.release().await;
         }
+    }
+}
+
+/// Whether the other end of an idle connection is there. A way that swallows packets is found out here.
+async fn answers(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
     }
 }
 

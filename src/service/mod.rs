@@ -73,7 +73,7 @@ pub enum ServeError {
 }
 
 /// What this process works with at the moment; replaced as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InForce {
     /// The version of the set that the jobs were compiled from.
     pub version: i64,
@@ -122,6 +122,7 @@ struct Service {
     beaten: Option<Instant>,
     looked_at_secrets: Instant,
     said: Option<String>,
+    was_without_database: bool,
 }
 
 /// Serves until `stop` is cancelled. `reload` changes when somebody asks for a reload.
@@ -161,8 +162,17 @@ pub async fn serve(
         beaten: None,
         looked_at_secrets: Instant::now(),
         said: None,
+        was_without_database: false,
     };
-    service.take(&first).await?;
+    // A replica that froze in its transaction may hold the set for longer than we wait for a lock: the loop tries again.
+    let mut waiting = match service.take(&first).await {
+        Ok(()) => None,
+        Err(error) if error.is_refusal() => return Err(error.into()),
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "the files wait to be applied");
+            Some(first)
+        }
+    };
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
     tokio::spawn(hear(service.store.clone(), workers.clone(), stop.clone()));
@@ -172,7 +182,6 @@ pub async fn serve(
     let watchdog = systemd::watchdog_interval();
     let mut dogged = Instant::now();
     let mut ready = false;
-    let mut waiting: Option<Loaded> = None;
     loop {
         service.health.turned();
         let sleep = async {
@@ -252,6 +261,12 @@ impl Service {
             Err(_) => return self.without_database("it does not answer"),
         };
         self.health.trouble(Part::Database, None);
+        if std::mem::take(&mut self.was_without_database) {
+            // A network that swallowed packets leaves connections that never answer nor end. Steps under way keep theirs.
+            let now = Arc::clone(&self.in_force.borrow());
+            let worker = Worker { store: now.worker.store.on_new_connections(), ..now.worker.clone() };
+            self.in_force.send_replace(Arc::new(InForce { worker, ..(*now).clone() }));
+        }
         if let Some(wait) = row.next_step_at.map(|at| (at - row.now).to_std().unwrap_or_default()) {
             match wait {
                 Duration::ZERO => self.workers.wake(),
@@ -326,6 +341,7 @@ impl Service {
     fn without_database(&mut self, why: &str) -> Option<Instant> {
         self.health.trouble(Part::Database, Some(why.to_owned()));
         self.tell(Some(&format!("the database does not answer: {why}")));
+        self.was_without_database = true;
         self.renew_connection();
         None
     }
