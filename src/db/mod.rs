@@ -74,7 +74,7 @@ pub struct Db {
     pub pool: PgPool,
     /// For people, on stderr: where the data is and how to point elsewhere. `None` for a server of one's own.
     pub notice: Option<String>,
-    embedded: Option<Embedded>,
+    embedded: Option<(Embedded, EmbeddedOptions)>,
 }
 
 /// A connection gives up on a lock after this long, and the server on a transaction that we let idle: a frozen process then
@@ -106,18 +106,17 @@ impl Db {
             }
             Database::Url(url) => (from_url(url)?, None),
             Database::Embedded(dir) => {
-                let embedded = Embedded::up(&EmbeddedOptions {
+                let options = EmbeddedOptions {
                     dir: dir.clone(),
                     pg_bin: settings.environment.get("REPORTD_PG_BIN").map(PathBuf::from),
                     search_path: settings.environment.get("PATH").map(Into::into),
                     durable: true,
-                })
-                .await
-                .map_err(DbError::Embedded)?;
-                (embedded.connect_options(), Some(embedded))
+                };
+                let embedded = Embedded::up(&options).await.map_err(DbError::Embedded)?;
+                (embedded.connect_options(), Some((embedded, options)))
             }
         };
-        let notice = embedded.as_ref().map(|embedded| {
+        let notice = embedded.as_ref().map(|(embedded, _)| {
             let how = match embedded.arrival() {
                 Arrival::Initialised => "made",
                 Arrival::Started => "started",
@@ -136,7 +135,8 @@ impl Db {
             Ok(()) => {
                 let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
                 // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
-                let pool = pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)));
+                let pool =
+                    pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)));
                 pool.connect_with(options).await.map_err(DbError::Connect)
             }
             Err(error) => Err(error),
@@ -144,7 +144,7 @@ impl Db {
         match pool {
             Ok(pool) => Ok(Db { pool, notice, embedded }),
             Err(error) => {
-                if let Some(embedded) = embedded {
+                if let Some((embedded, _)) = embedded {
                     embedded.release().await;
                 }
                 Err(error)
@@ -165,9 +165,26 @@ impl Db {
     pub async fn close(self) {
         // A connection that was lost in the middle of a question never comes back to its pool.
         drop(tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await);
-        if let Some(embedded) = self.embedded {
+        if let Some((embedded, _)) = self.embedded {
             embedded.release().await;
         }
+    }
+
+    /// What starts the embedded cluster again when its server was killed; `None` for a server of one's own.
+    pub fn revival(&self) -> Option<Revival> {
+        self.embedded.as_ref().map(|(_, options)| Revival(options.clone()))
+    }
+}
+
+/// Starts a killed embedded cluster again.
+#[derive(Clone, Debug)]
+pub struct Revival(EmbeddedOptions);
+
+impl Revival {
+    /// Makes sure that the server runs. The share in it stays with the [`Db`], whose lock a killed server does not end.
+    pub async fn revive(&self) -> Result<(), DbError> {
+        drop(Embedded::up(&self.0).await.map_err(DbError::Embedded)?);
+        Ok(())
     }
 }
 

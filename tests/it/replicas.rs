@@ -11,8 +11,8 @@ use crate::harness::Shop;
 use crate::serving::{DatabaseRelay, HOUR, Way, bik, expected, hourly, took};
 use crate::verbs::{JAICP, LEASES, LIVECHAT, QUERY, Started, until};
 
-/// A frozen process is put out of its transaction by the server after 10 s.
-const FROZEN: Duration = Duration::from_secs(15);
+/// A frozen process is put out of its transaction by the server after 10 s; the rest is for a pulse and a busy machine.
+const FROZEN: Duration = Duration::from_secs(18);
 
 const FIRST: &str = "2026-03-19T18:30:00Z";
 const SINCE: &str = "2026-03-20";
@@ -42,7 +42,8 @@ impl Shop {
     /// A transaction that a planner which decides the next instants has to wait for.
     async fn in_the_planners_way(&self) -> PgTransaction<'_> {
         let mut tx = self.pool.begin().await.unwrap();
-        execute(&mut tx, "INSERT INTO fires (series_id, fire_at, outcome) SELECT id, next_at, 'missed' FROM series").await;
+        execute(&mut tx, "INSERT INTO fires (series_id, fire_at, outcome) SELECT id, next_at, 'missed' FROM series")
+            .await;
         tx
     }
 }
@@ -58,8 +59,7 @@ async fn three_processes_fire_each_instant_once_and_make_each_run_once() {
         shop.job(job, &hourly(SINCE, vendor));
     }
     shop.without_waits().await;
-    let serving: Vec<Started> =
-        (0..3).map(|_| shop.start(&["serve", "--listen", "127.0.0.1:0"])).collect();
+    let serving: Vec<Started> = (0..3).map(|_| shop.start(&["serve", "--listen", "127.0.0.1:0"])).collect();
     for one in &serving {
         one.until_says("jobs are loaded").await;
     }
@@ -100,8 +100,7 @@ async fn a_rate_and_a_number_of_runs_at_once_hold_over_all_processes() {
     shop.job("ratings", &hourly("2026-03-19", LIVECHAT));
     shop.job("messages", &hourly("2026-03-19", JAICP));
     shop.without_waits().await;
-    let serving: Vec<Started> =
-        (0..3).map(|_| shop.start(&["serve", "--listen", "127.0.0.1:0"])).collect();
+    let serving: Vec<Started> = (0..3).map(|_| shop.start(&["serve", "--listen", "127.0.0.1:0"])).collect();
     let (mut first, mut last, mut seen, mut most) = (None, Instant::now(), 0, 0);
     until("all windows are archived", || {
         let received = shop.sandbox.received();
@@ -133,25 +132,27 @@ async fn one_that_freezes_while_it_decides_keeps_others_from_those_series_for_se
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
     shop.job("texts", &hourly(SINCE, QUERY));
+    shop.job("halves", &format!("schedule: \"30 * * * *\"\nwindow: previous_hour\nsince: {SINCE}\n{LIVECHAT}"));
     let frozen = shop.serve().await;
     let other = shop.serve().await;
     shop.until_done().await;
     other.freeze();
     let way = shop.in_the_planners_way().await;
-    shop.advance(HOUR).await;
+    shop.advance(HOUR / 2).await;
     shop.until_it_waits("INSERT INTO fires").await;
     frozen.freeze();
     other.thaw();
     way.rollback().await.unwrap();
 
-    // It holds both series now. One that becomes due meanwhile is nobody's but the other's.
-    shop.job("halves", &format!("schedule: \"30 * * * *\"\nwindow: previous_hour\nsince: {SINCE}\n{LIVECHAT}"));
-    let halves = took(until("the new job fires", || async { shop.ledger("halves").await.len() == 13 }));
-    let hours = took(shop.until_count("SELECT count(*) FROM series WHERE next_at <= reportd_now()", 0));
+    // It holds the two series that are due at this half of the hour, and not the one of the other half.
+    shop.advance(HOUR / 2).await;
+    let due = "SELECT count(*) FROM series WHERE next_at <= reportd_now()";
+    let halves = took(shop.until_count(due, 2));
+    let hours = took(shop.until_count(due, 0));
     let (halves, hours) = tokio::join!(halves, hours);
     assert!(hours > Duration::from_secs(5), "the frozen process did not hold what it was deciding: {hours:?}");
     assert!(hours < FROZEN, "{hours:?}");
-    assert!(halves < FROZEN, "{halves:?}");
+    assert!(halves < Duration::from_secs(5), "{halves:?}");
     shop.until_done().await;
 
     frozen.thaw();
@@ -164,7 +165,8 @@ async fn one_that_freezes_while_it_decides_keeps_others_from_those_series_for_se
     for job in ["ratings", "texts"] {
         shop.assert_hourly(job).await;
     }
-    assert_eq!(shop.sandbox.creates(Vendor::LiveChat), 13 + shop.assert_held_once("halves").await.len());
+    assert_eq!(shop.ledger("halves").await, expected("2026-03-19T19:00:00Z", HOUR, shop.now().await));
+    shop.assert_held_once("halves").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::Shop;
 use crate::vendors::bound;
-use crate::verbs::{BIK, Started};
+use crate::verbs::{BIK, Started, until};
 
 /// When these tests begin, by the database's clock: 11:35 in Kolkata.
 pub const BEGIN: &str = "2026-03-20T06:05:00Z";
@@ -54,6 +54,26 @@ impl Shop {
         let shop = Shop::open().await;
         shop.clock(BEGIN).await;
         shop
+    }
+
+    /// Moves the database's clock on at a moment at which no step is under way: a jump in the middle of one looks as if its
+    /// worker had died.
+    pub async fn leap(&self, by: Duration) {
+        until("a moment without a step", || async {
+            let mut tx = self.pool.begin().await.unwrap();
+            sqlx::query("LOCK TABLE runs IN SHARE ROW EXCLUSIVE MODE").execute(&mut *tx).await.unwrap();
+            let moved = sqlx::query(
+                "UPDATE instance SET clock_offset = clock_offset + make_interval(secs => $1)
+                 WHERE NOT EXISTS (SELECT 1 FROM runs WHERE lease_token IS NOT NULL)",
+            )
+            .bind(by.as_secs_f64())
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+            tx.commit().await.unwrap();
+            moved.rows_affected() == 1
+        })
+        .await;
     }
 
     /// The database's clock.
@@ -115,8 +135,11 @@ impl Shop {
         .fetch_one(&self.pool)
         .await
         .unwrap();
-        let made: i64 =
-            sqlx::query_scalar("SELECT count(*) FROM runs WHERE job = $1").bind(job).fetch_one(&self.pool).await.unwrap();
+        let made: i64 = sqlx::query_scalar("SELECT count(*) FROM runs WHERE job = $1")
+            .bind(job)
+            .fetch_one(&self.pool)
+            .await
+            .unwrap();
         let ended: Vec<(String, String, String)> = sqlx::query_as(
             "SELECT window_label, state, COALESCE(failure, note, '') FROM runs WHERE job = $1 AND state NOT IN ('archived', 'empty')",
         )
@@ -127,7 +150,9 @@ impl Shop {
         assert_eq!((runs, made), (fired, fired), "{job}: {ended:?}");
         let held = self.holds(job).await;
         assert_eq!(i64::try_from(held.len()).unwrap(), fired, "{job}: {held:?}");
-        held.iter().map(|line| line.strip_suffix(" r1").unwrap_or_else(|| panic!("{job}: {held:?}")).to_owned()).collect()
+        held.iter()
+            .map(|line| line.strip_suffix(" r1").unwrap_or_else(|| panic!("{job}: {held:?}")).to_owned())
+            .collect()
     }
 
     /// Each window of a BIK job was mailed once.

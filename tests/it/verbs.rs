@@ -275,7 +275,8 @@ impl Started {
     /// The answer of its HTTP surface: status and body.
     pub async fn http(&self, path: &str) -> (u16, String) {
         let text = self.stderr();
-        let address = text.split_once("are on http://").expect("the address is said").1.lines().next().unwrap().to_owned();
+        let address =
+            text.split_once("are on http://").expect("the address is said").1.lines().next().unwrap().to_owned();
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();
