@@ -60,6 +60,7 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str) {
 
     let ledger = expected("2026-03-18T01:00:00Z", 24 * HOUR, shop.now().await);
     assert_eq!(shop.ledger(point).await, ledger, "{point}");
+    assert_eq!(shop.reasons(point).await, ["the window ends before the job's `since`", "", ""], "{point}");
     let windows = shop.assert_held_once(point).await;
     assert_eq!(windows.iter().map(String::as_str).collect::<Vec<_>>(), ["2026-03-18", "2026-03-19"], "{point}");
     let made = shop.sandbox.creates(kind.vendor()) - creates;

@@ -175,7 +175,7 @@ async fn take_all(options: &PgConnectOptions) -> Vec<PgConnection> {
         match PgConnection::connect_with(options).await {
             Ok(connection) => taken.push(connection),
             Err(error) => {
-                let code = error.as_database_error().and_then(|e| e.code().map(|code| code.into_owned()));
+                let code = error.as_database_error().and_then(|e| e.code().map(std::borrow::Cow::into_owned));
                 assert_eq!(code.as_deref(), Some("53300"), "{error}");
                 return taken;
             }
