@@ -25,6 +25,7 @@
 //! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`coverage`] | expected windows x what is held -> a calendar; pure but for the one file that reads rows and files |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
@@ -48,6 +49,7 @@ pub mod artifact;
 pub mod cli;
 pub mod clock;
 pub mod connection;
+pub mod coverage;
 pub mod crash;
 pub mod db;
 pub mod fire;

@@ -164,6 +164,11 @@ impl Archive {
         self.id
     }
 
+    /// Whether there is one: [`Archive::attach`] takes what is not there too.
+    pub fn is_there(&self) -> bool {
+        !self.id.is_nil()
+    }
+
     /// Its folder, absolute.
     pub fn root(&self) -> &Path {
         &self.root
@@ -248,6 +253,22 @@ impl Archive {
         let folder = self.root.join(window_folder);
         let newest = tokio::task::spawn_blocking(move || newest_in(&folder)).await;
         newest.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// Those of these windows' folders that hold a revision, by their places in the list. One look at each, off the async
+    /// threads: lists are long.
+    pub async fn folders_with_revisions(&self, window_folders: Vec<String>) -> Result<Vec<usize>, ArchiveError> {
+        let root = self.root.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            for (place, folder) in window_folders.iter().enumerate() {
+                if newest_in(&root.join(folder))?.is_some() {
+                    found.push(place);
+                }
+            }
+            Ok(found)
+        });
+        found.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     /// The keys of all manifests, sorted.

@@ -4,8 +4,11 @@
 //! else. Exit codes are a contract (DESIGN 3): see `Exit`.
 
 mod archive;
+mod carry;
 mod connections;
+mod coverage;
 mod demo;
+mod fill;
 mod migrate;
 mod operator;
 mod plan;
@@ -27,6 +30,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::app::{App, ArchiveUse, Files, Place, Selection, StartError};
 use crate::clock::Clock;
 use crate::connection::environment::Environment;
+use crate::coverage::look::LookError;
 use crate::db::Migration;
 use crate::run::store::StoreError;
 use crate::telemetry::{self, Chain, LogFormat};
@@ -81,6 +85,10 @@ enum Command {
     Plan(plan::Plan),
     /// One run now (of each connection, of each part of the window), with progress
     RunJob(run_job::RunJob),
+    /// Which windows are held, and which are not
+    Coverage(coverage::Coverage),
+    /// Fetch the windows that are missing, missed, paused or failed, and no others
+    Fill(fill::Fill),
     /// The newest runs
     Runs(runs::Runs),
     /// One run with its history
@@ -197,6 +205,17 @@ impl From<OpenError> for Failure {
             OpenError::Store(error) => error.into(),
             OpenError::Archive(error) => Failure::Failed(error.into()),
             other => Failure::Usage(Chain(&other).to_string()),
+        }
+    }
+}
+
+impl From<LookError> for Failure {
+    fn from(error: LookError) -> Failure {
+        match error {
+            LookError::Open(error) => error.into(),
+            LookError::Store(error) => error.into(),
+            too_many @ LookError::TooMany { .. } => Failure::Usage(Chain(&too_many).to_string()),
+            other @ LookError::Rules { .. } => Failure::Failed(other.into()),
         }
     }
 }
@@ -363,6 +382,8 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => Ok(args.run(cx)),
         Command::Plan(args) => args.run(cx),
         Command::RunJob(args) => args.run(cx).await,
+        Command::Coverage(args) => args.run(cx).await,
+        Command::Fill(args) => args.run(cx).await,
         Command::Runs(args) => args.run(cx).await,
         Command::Show(args) => args.run(cx).await,
         Command::Retry(args) => args.run(cx).await,

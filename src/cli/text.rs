@@ -34,6 +34,22 @@ fn any_instant(text: &str, zone: Tz) -> Result<DateTime<Utc>, String> {
     }
 }
 
+/// Reads a date: `2026-11-20` and no other form.
+pub(super) fn date(text: &str) -> Result<NaiveDate, String> {
+    let date = text.parse::<NaiveDate>().ok().filter(|date| date.to_string() == text && date.year() <= 9998);
+    date.ok_or_else(|| format!("'{text}' is not a date: write 2026-11-20"))
+}
+
+/// A time to come, in the unit that a person thinks in: `40 s`, `12 min`, `5 h`, `3 days`.
+pub(super) fn roughly(duration: std::time::Duration) -> String {
+    match duration.as_secs() {
+        seconds @ 0..90 => format!("{} s", seconds.max(1)),
+        seconds @ 90..5400 => format!("{} min", seconds.div_ceil(60)),
+        seconds @ 5400..172_800 => format!("{} h", seconds.div_ceil(3600)),
+        seconds => format!("{} days", seconds.div_ceil(86_400)),
+    }
+}
+
 /// `2026-11-20 06:30 +05:30 (Asia/Kolkata), 01:00 UTC`.
 pub(super) fn local_and_utc(at: DateTime<Utc>, zone: Tz) -> String {
     let local = at.with_timezone(&zone);

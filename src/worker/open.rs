@@ -28,6 +28,11 @@ pub enum OpenError {
         "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
     )]
     Strangers(String),
+    /// The archive that the database belongs to is not there.
+    #[error(
+        "the database belongs to an archive, and there is none in {0}: mount or restore it, or correct `archive` in the config"
+    )]
+    NoArchive(String),
     /// The database says that the archive holds it, and it does not.
     #[error(
         "the database says that the archive holds {0}, which is not there: restore it, or fetch it anew with --again"
@@ -83,6 +88,20 @@ impl Worker {
         match self.store.instance().await?.archive_id {
             Some(id) if id == self.archive.id() => Ok(()),
             _ => Err(OpenError::OtherArchive(self.archive.root().display().to_string())),
+        }
+    }
+
+    /// The same for one who only reads: nothing is bonded, and while neither is there yet that is no trouble.
+    pub async fn check_bond_to_read(&self) -> Result<(), OpenError> {
+        let root = || self.archive.root().display().to_string();
+        match self.store.instance().await?.archive_id {
+            Some(id) if id == self.archive.id() => Ok(()),
+            Some(_) if !self.archive.is_there() => Err(OpenError::NoArchive(root())),
+            Some(_) => Err(OpenError::OtherArchive(root())),
+            None if self.archive.is_there() && !self.archive.manifest_keys().await?.is_empty() => Err(
+                OpenError::Strangers(format!("the archive in {} holds revisions, and the database knows none", root())),
+            ),
+            None => Ok(()),
         }
     }
 
@@ -154,26 +173,29 @@ impl Worker {
     async fn check_folder(&self, planned: &Planned, series: i64) -> Result<(), OpenError> {
         let Some(window) = &planned.window else { return Ok(()) };
         let folder = window_folder(&planned.job, &planned.connection, window);
-        let newest = self.archive.newest_revision(&folder).await?;
-        let known = self.store.newest_manifest(series, &window.label()).await?.map(|(revision, _)| revision);
-        match newest {
-            Some(newest) if known.is_none_or(|known| known < newest) => {
-                let folder = format!("{folder}/r{newest}");
-                // A run that died after its manifest will adopt it: that one is known by its run.
-                let stored = self.archive.manifest(&folder).await?;
-                let of_live_run = match &stored {
-                    Some(stored) => {
-                        self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal())
-                    }
-                    None => true,
-                };
-                if of_live_run {
-                    Ok(())
-                } else {
-                    Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
-                }
-            }
-            _ => Ok(()),
+        self.check_window_folder(&folder, &[series], &window.label()).await
+    }
+
+    /// The folder, of windows of this label and these series, holds no revision that the database does not know.
+    pub async fn check_window_folder(&self, folder: &str, series: &[i64], label: &str) -> Result<(), OpenError> {
+        let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(()) };
+        let mut known = None;
+        for series in series {
+            known = known.max(self.store.newest_manifest(*series, label).await?.map(|(revision, _)| revision));
+        }
+        if known.is_some_and(|known| known >= newest) {
+            return Ok(());
+        }
+        let folder = format!("{folder}/r{newest}");
+        // A run that died after its manifest will adopt it: that one is known by its run.
+        let of_live_run = match &self.archive.manifest(&folder).await? {
+            Some(stored) => self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal()),
+            None => true,
+        };
+        if of_live_run {
+            Ok(())
+        } else {
+            Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
         }
     }
 }

@@ -6,6 +6,7 @@
 //! - Time is `reportd_now()`, never the process's clock.
 //! - No transaction spans a network call.
 
+pub mod calendar;
 pub mod claim;
 pub mod make;
 pub mod operator;
