@@ -13,7 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::InForce;
+use super::in_force::InForce;
 use crate::request::Vendor;
 use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;

@@ -185,7 +185,7 @@ impl Worker {
         label: &str,
     ) -> Result<Option<String>, OpenError> {
         let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(None) };
-        let known = self.store.newest_manifest(series, label).await?.map(|(revision, _)| revision);
+        let known = self.store.newest_manifest(series, label).await?.map(|newest| newest.revision);
         if known.is_some_and(|known| known >= newest) {
             return Ok(None);
         }
