@@ -33,3 +33,13 @@ CREATE FUNCTION tell_of_runs() RETURNS trigger
     AS $$ BEGIN PERFORM pg_notify('reportd_runs', ''); RETURN NULL; END $$;
 
 CREATE TRIGGER runs_made AFTER INSERT ON runs FOR EACH STATEMENT EXECUTE FUNCTION tell_of_runs();
+
+-- Whether the archive holds a window so that no run is needed: its newest revision is final, or the new one would be provisional
+-- too. The same rule as in src/run/store/make.rs.
+CREATE FUNCTION window_is_held(of_series bigint, start timestamptz, open_end timestamptz, provisionally boolean) RETURNS boolean
+    LANGUAGE sql STABLE
+    AS $$
+        SELECT COALESCE((SELECT provisionally OR NOT provisional FROM revisions
+                         WHERE series_id = of_series AND window_start = start AND window_end = open_end
+                         ORDER BY revision DESC LIMIT 1), false)
+    $$;

@@ -18,6 +18,8 @@ pub struct Planned {
     pub job: String,
     /// Connection name.
     pub connection: String,
+    /// Former names of the job.
+    pub was: Vec<String>,
     /// Whom it asks.
     pub vendor: Vendor,
     /// The instant.
@@ -90,6 +92,7 @@ pub fn planned(
     Planned {
         job: job.name.clone(),
         connection: connection.name.clone(),
+        was: job.was.clone(),
         vendor: job.vendor(),
         fire_at,
         zone: series.zone,

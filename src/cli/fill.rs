@@ -76,9 +76,9 @@ impl Fill {
         if parts.is_empty() {
             let line = format!("nothing to fill: {looked_at} windows looked at, and no gap that a run could close");
             if cx.json() {
-                note(&format!("reportd: {line}"))
+                note(&format!("reportd: {line}"));
             } else {
-                say(&line)
+                say(&line);
             }
             return Ok(Exit::Done);
         }

@@ -3,6 +3,7 @@
 //! Results go to stdout, logs and progress to stderr. With `--format json` stdout holds one JSON object a line and nothing
 //! else. Exit codes are a contract (DESIGN 3): see `Exit`.
 
+mod apply;
 mod archive;
 mod carry;
 mod connections;
@@ -17,6 +18,7 @@ mod run_job;
 mod runs;
 mod sandbox;
 mod schema;
+mod serve;
 mod text;
 mod validate;
 
@@ -85,6 +87,10 @@ enum Command {
     Plan(plan::Plan),
     /// One run now (of each connection, of each part of the window), with progress
     RunJob(run_job::RunJob),
+    /// The service: fires schedules, carries runs, any number of processes on one database
+    Serve(serve::Serve),
+    /// Put the job files into the database as the set that all replicas fire
+    Apply(apply::Apply),
     /// Which windows are held, and which are not
     Coverage(coverage::Coverage),
     /// Fetch the windows that are missing, missed, paused or failed, and no others
@@ -351,7 +357,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { Exit::Usage.code() });
         }
     };
-    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "error");
+    // A service tells what it does; a command's results say it.
+    let filter = if matches!(cli.command, Command::Serve(_)) { "warn,reportd=info" } else { "error" };
+    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), filter);
     // Fails only when a provider was installed before, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -382,6 +390,8 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => Ok(args.run(cx)),
         Command::Plan(args) => args.run(cx),
         Command::RunJob(args) => args.run(cx).await,
+        Command::Serve(args) => args.run(cx).await,
+        Command::Apply(args) => args.run(cx).await,
         Command::Coverage(args) => args.run(cx).await,
         Command::Fill(args) => args.run(cx).await,
         Command::Runs(args) => args.run(cx).await,

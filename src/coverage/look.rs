@@ -294,7 +294,10 @@ impl<'a> Look<'a> {
         }
         for found in self.worker.archive.folders_with_revisions(folders.clone()).await? {
             let (n, label) = &places[found];
-            self.worker.check_window_folder(&folders[found], &calendars[*n].ids, label).await?;
+            if let Some(folder) = self.worker.stranger_in(&folders[found], &calendars[*n].ids, label).await? {
+                let what = format!("the archive holds {folder}, which the database does not know");
+                return Err(OpenError::Strangers(what));
+            }
         }
         Ok(())
     }

@@ -82,7 +82,7 @@ pub struct Db {
 const SESSION: [(&str, &str); 4] = [
     ("statement_timeout", "60s"),
     ("lock_timeout", "10s"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "reportd"),
 ];
 

@@ -60,6 +60,34 @@ fn list(folder: &FilePath) -> Result<Vec<PathBuf>, Problem> {
 /// The most problems of meaning that are told of one file.
 const MOST: usize = 100;
 
+/// One job file as it was read.
+#[derive(Clone, Debug)]
+pub struct FileText {
+    /// The path, as people are shown it.
+    pub file: String,
+    /// The stem: the job's name.
+    pub name: String,
+    /// What stands in it, or why it could not be read.
+    pub bytes: Result<Vec<u8>, Problem>,
+}
+
+impl FileText {
+    /// A file that is not in a folder: a text of the set in force.
+    pub fn stored(file: String, name: String, text: String) -> FileText {
+        FileText { file, name, bytes: Ok(text.into_bytes()) }
+    }
+}
+
+/// Reads every job file of `folder`, in the order of names. The problem is that of a folder that cannot be read.
+pub fn read(folder: &FilePath) -> Result<Vec<FileText>, Problem> {
+    let files = list(folder)?;
+    Ok(in_parallel(&files, |path| {
+        let file = shown(path);
+        let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
+        FileText { bytes: yaml::read(path, &file), file, name }
+    }))
+}
+
 struct Loaded {
     job: Option<Job>,
     asked: Vec<lint::Asked>,
@@ -69,18 +97,21 @@ struct Loaded {
 
 /// Loads and compiles every job file of `folder`. `now` is where lints start to look at schedules.
 pub fn load(folder: &FilePath, connections: &[Connection], defaults: &Defaults, now: DateTime<Utc>) -> Jobs {
-    let files = match list(folder) {
-        Ok(files) => files,
-        Err(problem) => return Jobs { problems: vec![problem], ..Jobs::default() },
-    };
+    match read(folder) {
+        Ok(texts) => compile_all(&texts, connections, defaults, now),
+        Err(problem) => Jobs { problems: vec![problem], ..Jobs::default() },
+    }
+}
+
+/// Compiles job files that were read.
+pub fn compile_all(texts: &[FileText], connections: &[Connection], defaults: &Defaults, now: DateTime<Utc>) -> Jobs {
     let decoder = Decoder::<JobFile>::new();
-    let mut loaded = in_parallel(&files, |path| load_one(path, &decoder, connections, defaults, now));
-    let mut names: std::collections::HashMap<String, String> = std::collections::HashMap::new();
-    for (path, one) in files.iter().zip(&mut loaded) {
-        let Some(stem) = path.file_stem().map(|s| s.to_string_lossy().into_owned()) else { continue };
-        if let Some(other) = names.insert(stem.clone(), shown(path)) {
-            let message = format!("the job '{stem}' stands in two files: {other} and this one");
-            one.problems.push(Problem::whole_file(shown(path), message));
+    let mut loaded = in_parallel(texts, |text| compile_one(text, &decoder, connections, defaults, now));
+    let mut names: std::collections::HashMap<&str, &str> = std::collections::HashMap::new();
+    for (text, one) in texts.iter().zip(&mut loaded) {
+        if let Some(other) = names.insert(&text.name, &text.file) {
+            let message = format!("the job '{}' stands in two files: {other} and this one", text.name);
+            one.problems.push(Problem::whole_file(text.file.clone(), message));
             one.job = None;
         }
     }
@@ -97,27 +128,26 @@ pub fn load(folder: &FilePath, connections: &[Connection], defaults: &Defaults, 
         problems.extend(sources[index].as_ref().map(|source| source.locate(&finding)));
     }
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
-    Jobs { jobs, problems, files: files.len() }
+    Jobs { jobs, problems, files: texts.len() }
 }
 
-fn load_one(
-    path: &FilePath,
+fn compile_one(
+    text: &FileText,
     decoder: &Decoder<JobFile>,
     connections: &[Connection],
     defaults: &Defaults,
     now: DateTime<Utc>,
 ) -> Loaded {
-    let file = shown(path);
-    let bytes = match yaml::read(path, &file) {
+    let bytes = match &text.bytes {
         Ok(bytes) => bytes,
-        Err(problem) => return Loaded { job: None, asked: Vec::new(), source: None, problems: vec![problem] },
+        Err(problem) => return Loaded { job: None, asked: Vec::new(), source: None, problems: vec![problem.clone()] },
     };
-    let decoded = decoder.decode(&file, &bytes);
+    let decoded = decoder.decode(&text.file, bytes);
     let mut problems = decoded.problems;
     let structural = problems.iter().any(|p| p.severity == Severity::Error);
-    let name = path.file_stem().map(|s| s.to_string_lossy().into_owned()).unwrap_or_default();
     let mut findings: Vec<Finding> = Vec::new();
-    let mut job = decoded.value.as_ref().and_then(|value| compile(&name, value, connections, defaults, &mut findings));
+    let mut job =
+        decoded.value.as_ref().and_then(|value| compile(&text.name, value, connections, defaults, &mut findings));
     if let Some(job) = &job {
         findings.extend(lint::job(job, now));
     }
@@ -168,13 +198,13 @@ fn clear_secrets(file: &JobFile, findings: &mut Vec<Finding>) {
 }
 
 /// Maps `files` on as many threads as the machine has cores, in order; a few files are not worth a thread.
-fn in_parallel<T: Send>(files: &[PathBuf], one: impl Fn(&FilePath) -> T + Sync) -> Vec<T> {
+fn in_parallel<I: Sync, T: Send>(files: &[I], one: impl Fn(&I) -> T + Sync) -> Vec<T> {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(files.len() / 64 + 1);
     let one = &one;
     std::thread::scope(|scope| {
         let chunks = files.chunks(files.len().div_ceil(threads).max(1));
         let workers: Vec<_> =
-            chunks.map(|chunk| scope.spawn(move || chunk.iter().map(|p| one(p)).collect::<Vec<T>>())).collect();
+            chunks.map(|chunk| scope.spawn(move || chunk.iter().map(one).collect::<Vec<T>>())).collect();
         // A worker panics only where `one` would have panicked on this thread too.
         workers.into_iter().flat_map(|w| w.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
     })

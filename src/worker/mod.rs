@@ -54,6 +54,13 @@ impl Accounts {
         Accounts { by_name }
     }
 
+    /// All accounts, in the order of connections and vendors.
+    pub fn all(&self) -> Vec<Arc<Account>> {
+        let mut all: Vec<_> = self.by_name.iter().collect();
+        all.sort_by_key(|((connection, vendor), _)| (connection.clone(), vendor.as_str()));
+        all.into_iter().map(|(_, (_, account))| Arc::clone(account)).collect()
+    }
+
     /// One connection with its account at a vendor.
     pub fn get(&self, connection: &str, vendor: Vendor) -> Option<(Arc<Connection>, Arc<Account>)> {
         self.by_name.get(&(connection.to_owned(), vendor)).cloned()

@@ -55,30 +55,6 @@ pub enum Opened {
 }
 
 impl RunStore {
-    /// The id of a series, which is made when it is seen first.
-    pub async fn series(&self, job: &str, connection: &str, vendor: &str) -> Result<i64, StoreError> {
-        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2")
-            .bind(job)
-            .bind(connection)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(doing("look up a series"))?;
-        if let Some(id) = known {
-            return Ok(id);
-        }
-        sqlx::query_scalar(
-            "INSERT INTO series (job, connection, vendor) VALUES ($1, $2, $3)
-             ON CONFLICT (job, connection) DO UPDATE SET vendor = EXCLUDED.vendor
-             RETURNING id",
-        )
-        .bind(job)
-        .bind(connection)
-        .bind(vendor)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(doing("make a series"))
-    }
-
     /// Makes a run for the window, attaches to the one that is live, or says what is held. Callers at once agree: either one
     /// makes the run and the others attach, or all are told what it left.
     pub async fn open(&self, new: &NewRun) -> Result<Opened, StoreError> {

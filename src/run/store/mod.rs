@@ -8,11 +8,15 @@
 
 pub mod calendar;
 pub mod claim;
+pub mod firing;
+pub mod job_set;
 pub mod make;
 pub mod operator;
 pub mod progress;
 pub mod query;
 pub mod revision;
+pub mod series;
+pub mod serving;
 
 use std::time::Duration;
 
@@ -47,6 +51,15 @@ pub enum StoreError {
         #[source]
         source: sqlx::Error,
     },
+}
+
+impl StoreError {
+    /// The database understood the statement and refuses its values: asking again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        let StoreError::Database { source: sqlx::Error::Database(error), .. } = self else { return false };
+        // Classes of SQLSTATE: 22 data exceptions, 23 constraints.
+        error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
 }
 
 /// Names the operation of a failed statement.

@@ -1,0 +1,334 @@
+//! The planner's transaction: due series in, decisions out. Every replica runs it, with no leader: rows are taken with SKIP
+//! LOCKED, and the ledger's key lets each instant be decided once.
+//!
+//! The transaction is short and holds no network call. A replica that freezes in the middle of it is put out of it by the
+//! server (`idle_in_transaction_session_timeout`, db/mod.rs); until then others go on with every other series.
+
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, Utc};
+use serde_json::Value;
+use sqlx::{FromRow, PgTransaction, types::Json};
+use uuid::Uuid;
+
+use super::make::NewRun;
+use super::{RunStore, StoreError, doing};
+
+/// A version of a rule, as stored.
+pub type RuleRow = (DateTime<Utc>, Value);
+
+/// From, until, and why: what an operator paused.
+pub type PauseRow = (DateTime<Utc>, Option<DateTime<Utc>>, String);
+
+/// A series that is due.
+#[derive(Clone, Debug, FromRow)]
+pub struct DueSeries {
+    /// Its id.
+    pub id: i64,
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
+    /// Every instant up to here is decided.
+    pub cursor_at: DateTime<Utc>,
+    /// All versions of its rule.
+    pub rules: Json<Vec<RuleRow>>,
+    /// What operators paused, as far as it may matter.
+    pub pauses: Json<Vec<PauseRow>>,
+    /// A run of it has not ended and waits for no operator.
+    pub busy: bool,
+}
+
+/// One decided instant.
+#[derive(Clone, Debug)]
+pub struct Decided {
+    /// The instant.
+    pub fire_at: DateTime<Utc>,
+    /// The ledger's word, unless `run` decides it.
+    pub outcome: &'static str,
+    /// Why, for people.
+    pub reason: Option<String>,
+    /// What it covers.
+    pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
+    /// The run to make; the outcome is then `fired`, or `covered` when the window is held or a live run works on it.
+    pub run: Option<Box<NewRun>>,
+}
+
+/// What becomes of one due series.
+#[derive(Clone, Debug)]
+pub struct Settled {
+    /// Which.
+    pub id: i64,
+    /// Its new cursor.
+    pub cursor_at: DateTime<Utc>,
+    /// Its next instant.
+    pub next_at: Option<DateTime<Utc>>,
+    /// What was decided.
+    pub decided: Vec<Decided>,
+}
+
+/// Due series, locked.
+#[derive(Debug)]
+pub struct Firing<'a> {
+    tx: PgTransaction<'a>,
+    who: &'a str,
+    /// The database's clock.
+    pub now: DateTime<Utc>,
+    /// The version of the set in force: a planner that has loaded another one must not decide.
+    pub version: i64,
+    /// What is due, the longest overdue first.
+    pub due: Vec<DueSeries>,
+}
+
+/// How much a transaction did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Made {
+    /// Instants decided.
+    pub instants: usize,
+    /// Runs made.
+    pub runs: usize,
+}
+
+/// A run to be made, where it stands.
+struct Wanted<'a> {
+    id: Uuid,
+    series: i64,
+    run: &'a NewRun,
+}
+
+impl RunStore {
+    /// Takes up to `limit` due series that nobody else has, without those in `skip`.
+    pub async fn due(&self, skip: &[i64], limit: i64) -> Result<Firing<'_>, StoreError> {
+        let what = "take the series that are due";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        let (version, now) = sqlx::query_as("SELECT version, reportd_now() FROM job_set FOR SHARE")
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(doing(what))?;
+        let due = sqlx::query_as(
+            "WITH due AS (
+                 SELECT id, job, connection, cursor_at, next_at FROM series
+                 WHERE next_at <= $1 AND NOT id = ANY ($2)
+                 ORDER BY next_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+             )
+             SELECT id, job, connection, cursor_at,
+                    (SELECT json_agg(json_build_array(from_at, rule)) FROM series_rules WHERE series_id = due.id) AS rules,
+                    COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, 'paused by ' || paused_by || ': ' || reason))
+                              FROM series_pauses WHERE series_id = due.id
+                                  AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses,
+                    EXISTS (SELECT 1 FROM runs WHERE series_id = due.id AND finished_at IS NULL AND state <> 'held') AS busy
+             FROM due ORDER BY next_at, id",
+        )
+        .bind(now)
+        .bind(skip)
+        .bind(limit)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        Ok(Firing { tx, who: &self.who.0, now, version, due })
+    }
+}
+
+impl Firing<'_> {
+    /// Writes the ledger, makes the runs and moves the cursors, all or nothing.
+    pub async fn settle(mut self, settled: &[Settled]) -> Result<Made, StoreError> {
+        let wanted: Vec<Wanted<'_>> = settled
+            .iter()
+            .flat_map(|series| series.decided.iter().filter_map(|d| Some((series.id, d.run.as_deref()?))))
+            .map(|(series, run)| Wanted { id: Uuid::new_v4(), series, run })
+            .collect();
+        let made = if wanted.is_empty() { HashSet::new() } else { self.make(&wanted).await? };
+        let uncovered: Vec<&Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).collect();
+        let covering = self.covering(&uncovered).await?;
+        self.write_ledger(settled, &wanted, &made, &covering).await?;
+        let what = "move the cursors of series";
+        sqlx::query(
+            "UPDATE series SET cursor_at = GREATEST(series.cursor_at, s.cursor_at), next_at = s.next_at
+             FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS s (id, cursor_at, next_at)
+             WHERE series.id = s.id",
+        )
+        .bind(settled.iter().map(|s| s.id).collect::<Vec<_>>())
+        .bind(settled.iter().map(|s| s.cursor_at).collect::<Vec<_>>())
+        .bind(settled.iter().map(|s| s.next_at).collect::<Vec<_>>())
+        .execute(&mut *self.tx)
+        .await
+        .map_err(doing(what))?;
+        crate::crash::point("fires-decided");
+        self.tx.commit().await.map_err(doing(what))?;
+        Ok(Made { instants: settled.iter().map(|s| s.decided.len()).sum(), runs: made.len() })
+    }
+
+    /// Makes the runs whose windows are neither held nor worked on; returns their ids.
+    async fn make(&mut self, wanted: &[Wanted<'_>]) -> Result<HashSet<Uuid>, StoreError> {
+        let what = "make the runs of a schedule";
+        let text = |get: fn(&NewRun) -> &str| wanted.iter().map(|w| get(w.run).to_owned()).collect::<Vec<String>>();
+        let made: Vec<Uuid> = sqlx::query_scalar(
+            "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
+                               window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at)
+             SELECT id, series_id, job, connection, vendor, trigger, 'queued', window_start, window_end,
+                    window_zone, window_label, provisional, fire_at, request, base_url, account,
+                    GREATEST(reportd_now(), not_before)
+             FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
+                         $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::timestamptz[], $13::json[],
+                         $14::text[], $15::text[], $16::timestamptz[], $17::bool[])
+                 AS w (id, series_id, job, connection, vendor, trigger, window_start, window_end, window_zone, window_label,
+                       provisional, fire_at, request, base_url, account, not_before, again)
+             WHERE again OR NOT window_is_held(series_id, window_start, window_end, provisional)
+             ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
+             RETURNING id",
+        )
+        .bind(wanted.iter().map(|w| w.id).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| w.series).collect::<Vec<_>>())
+        .bind(text(|r| &r.job))
+        .bind(text(|r| &r.connection))
+        .bind(text(|r| r.vendor))
+        .bind(text(|r| r.trigger.as_str()))
+        .bind(wanted.iter().map(|w| w.run.window_start).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| w.run.window_end).collect::<Vec<_>>())
+        .bind(text(|r| r.window_zone))
+        .bind(text(|r| &r.window_label))
+        .bind(wanted.iter().map(|w| w.run.provisional).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| w.run.fire_at).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| Json(w.run.request.clone())).collect::<Vec<_>>())
+        .bind(text(|r| &r.base_url))
+        .bind(text(|r| &r.account))
+        .bind(wanted.iter().map(|w| w.run.not_before).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| w.run.again).collect::<Vec<_>>())
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(doing(what))?;
+        // The run that was live when we looked may have been archived since: this statement sees it.
+        let again: Vec<Uuid> = wanted.iter().filter(|w| w.run.again).map(|w| w.id).collect();
+        let late: Vec<Uuid> = sqlx::query_scalar(
+            "DELETE FROM runs WHERE id = ANY ($1) AND NOT id = ANY ($2)
+                 AND window_is_held(series_id, window_start, window_end, provisional)
+             RETURNING id",
+        )
+        .bind(&made)
+        .bind(&again)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(doing(what))?;
+        let made: Vec<Uuid> = made.into_iter().filter(|id| !late.contains(id)).collect();
+        sqlx::query(
+            "INSERT INTO run_events (run_id, kind, who, detail)
+             SELECT id, 'made', $2, 'made by ' || trigger || ' for ' || window_label FROM runs WHERE id = ANY ($1)",
+        )
+        .bind(&made)
+        .bind(self.who)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(doing(what))?;
+        Ok(made.into_iter().collect())
+    }
+
+    /// For each of these windows the run that works on it, or that made what is held.
+    async fn covering(&mut self, uncovered: &[&Wanted<'_>]) -> Result<HashMap<Uuid, (Uuid, bool)>, StoreError> {
+        let (mut ids, mut series, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for wanted in uncovered {
+            ids.push(wanted.id);
+            series.push(wanted.series);
+            starts.push(wanted.run.window_start);
+            ends.push(wanted.run.window_end);
+        }
+        if ids.is_empty() {
+            return Ok(HashMap::new());
+        }
+        let rows: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
+            "SELECT w.id, COALESCE(live.id, held.run_id), live.id IS NOT NULL
+             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[])
+                 AS w (id, series_id, window_start, window_end)
+             LEFT JOIN LATERAL (SELECT id FROM runs WHERE series_id = w.series_id AND window_start = w.window_start
+                 AND window_end = w.window_end AND finished_at IS NULL) live ON true
+             LEFT JOIN LATERAL (SELECT run_id FROM revisions WHERE series_id = w.series_id AND window_start = w.window_start
+                 AND window_end = w.window_end ORDER BY revision DESC LIMIT 1) held ON true
+             WHERE COALESCE(live.id, held.run_id) IS NOT NULL",
+        )
+        .bind(ids)
+        .bind(series)
+        .bind(starts)
+        .bind(ends)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(doing("look what covers the windows of a schedule"))?;
+        Ok(rows.into_iter().map(|(wanted, run, live)| (wanted, (run, live))).collect())
+    }
+
+    async fn write_ledger(
+        &mut self,
+        settled: &[Settled],
+        wanted: &[Wanted<'_>],
+        made: &HashSet<Uuid>,
+        covering: &HashMap<Uuid, (Uuid, bool)>,
+    ) -> Result<(), StoreError> {
+        let mut rows = Ledger::default();
+        // `wanted` was made in this very order.
+        let mut ids = wanted.iter().map(|w| w.id);
+        for series in settled {
+            for decided in &series.decided {
+                let id = decided.run.as_ref().and_then(|_| ids.next());
+                let (outcome, run, reason) = match id {
+                    Some(id) if made.contains(&id) => ("fired", Some(id), decided.reason.clone()),
+                    Some(id) => match covering.get(&id) {
+                        Some((run, true)) => ("covered", Some(*run), Some("a live run works on this window".into())),
+                        Some((run, false)) => ("covered", Some(*run), Some("the archive holds this window".into())),
+                        None => ("covered", None, Some("another run of this window came first".into())),
+                    },
+                    None => (decided.outcome, None, decided.reason.clone()),
+                };
+                rows.push(series.id, decided, outcome, run, reason);
+            }
+        }
+        if rows.series.is_empty() {
+            return Ok(());
+        }
+        sqlx::query(
+            "INSERT INTO fires (series_id, fire_at, outcome, run_id, window_start, window_end, reason)
+             SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::uuid[], $5::timestamptz[],
+                                  $6::timestamptz[], $7::text[])
+             ON CONFLICT (series_id, fire_at) DO NOTHING",
+        )
+        .bind(rows.series)
+        .bind(rows.fire_at)
+        .bind(rows.outcome)
+        .bind(rows.run)
+        .bind(rows.start)
+        .bind(rows.end)
+        .bind(rows.reason)
+        .execute(&mut *self.tx)
+        .await
+        .map_err(doing("write the ledger of fires"))?;
+        Ok(())
+    }
+}
+
+/// The columns of `fires`.
+#[derive(Default)]
+struct Ledger {
+    series: Vec<i64>,
+    fire_at: Vec<DateTime<Utc>>,
+    outcome: Vec<&'static str>,
+    run: Vec<Option<Uuid>>,
+    start: Vec<Option<DateTime<Utc>>>,
+    end: Vec<Option<DateTime<Utc>>>,
+    reason: Vec<Option<String>>,
+}
+
+impl Ledger {
+    fn push(
+        &mut self,
+        series: i64,
+        decided: &Decided,
+        outcome: &'static str,
+        run: Option<Uuid>,
+        reason: Option<String>,
+    ) {
+        self.series.push(series);
+        self.fire_at.push(decided.fire_at);
+        self.outcome.push(outcome);
+        self.run.push(run);
+        self.start.push(decided.window.map(|(start, _)| start));
+        self.end.push(decided.window.map(|(_, end)| end));
+        self.reason.push(reason);
+    }
+}

@@ -1,0 +1,106 @@
+//! Series: their ids, and renames (`was`), which keep history.
+
+use sqlx::PgTransaction;
+
+use super::{RunStore, StoreError, doing};
+
+impl RunStore {
+    /// The id of a series, which is made when it is seen first.
+    pub async fn series(&self, job: &str, connection: &str, vendor: &str) -> Result<i64, StoreError> {
+        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2")
+            .bind(job)
+            .bind(connection)
+            .fetch_optional(&self.pool)
+            .await
+            .map_err(doing("look up a series"))?;
+        if let Some(id) = known {
+            return Ok(id);
+        }
+        sqlx::query_scalar(
+            "INSERT INTO series (job, connection, vendor) VALUES ($1, $2, $3)
+             ON CONFLICT (job, connection) DO UPDATE SET vendor = EXCLUDED.vendor
+             RETURNING id",
+        )
+        .bind(job)
+        .bind(connection)
+        .bind(vendor)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("make a series"))
+    }
+
+    /// The same for a job whose file says what it `was`: what is known under those names becomes this series' history.
+    pub async fn series_of(
+        &self,
+        job: &str,
+        connection: &str,
+        vendor: &str,
+        was: &[String],
+    ) -> Result<i64, StoreError> {
+        if !was.is_empty() {
+            let what = "take over the history of a renamed job";
+            let mut tx = self.pool.begin().await.map_err(doing(what))?;
+            take_over(&mut tx, job, connection, was).await?;
+            tx.commit().await.map_err(doing(what))?;
+        }
+        self.series(job, connection, vendor).await
+    }
+}
+
+/// Makes what is known under former names the history of `job` at this connection. Without a series of the new name that
+/// is a change of name; with one, revisions, ended runs, fires and rules move to it, where they do not collide.
+pub(super) async fn take_over(
+    tx: &mut PgTransaction<'_>,
+    job: &str,
+    connection: &str,
+    was: &[String],
+) -> Result<(), StoreError> {
+    let what = "take over the history of a renamed job";
+    let former: Vec<i64> = sqlx::query_scalar(
+        "SELECT id FROM series WHERE job = ANY ($1) AND job <> $2 AND connection = $3 ORDER BY id FOR UPDATE",
+    )
+    .bind(was)
+    .bind(job)
+    .bind(connection)
+    .fetch_all(&mut **tx)
+    .await
+    .map_err(doing(what))?;
+    for old in former {
+        let new: Option<i64> =
+            sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2 FOR UPDATE")
+                .bind(job)
+                .bind(connection)
+                .fetch_optional(&mut **tx)
+                .await
+                .map_err(doing(what))?;
+        let Some(new) = new else {
+            sqlx::query("UPDATE series SET job = $2 WHERE id = $1")
+                .bind(old)
+                .bind(job)
+                .execute(&mut **tx)
+                .await
+                .map_err(doing(what))?;
+            continue;
+        };
+        for statement in MOVES {
+            sqlx::query(statement).bind(old).bind(new).execute(&mut **tx).await.map_err(doing(what))?;
+        }
+    }
+    Ok(())
+}
+
+/// What moves from series $1 to series $2. A live run stays: it ends under the name it was made with, and the next
+/// take-over moves it.
+const MOVES: [&str; 6] = [
+    "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
+         SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
+             AND mine.revision = revisions.revision)",
+    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND finished_at IS NOT NULL",
+    "UPDATE fires SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
+         SELECT 1 FROM fires mine WHERE mine.series_id = $2 AND mine.fire_at = fires.fire_at)",
+    "UPDATE series_rules SET series_id = $2 WHERE series_id = $1 AND from_at < (
+         SELECT COALESCE(min(mine.from_at), 'infinity') FROM series_rules mine WHERE mine.series_id = $2)",
+    "UPDATE series mine SET first_seen_at = LEAST(mine.first_seen_at, old.first_seen_at)
+     FROM series old WHERE mine.id = $2 AND old.id = $1 AND mine.first_seen_at IS NOT NULL",
+    "UPDATE series SET in_force = false, next_at = NULL WHERE id = $1 AND in_force AND $2 > 0",
+];

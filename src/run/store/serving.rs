@@ -1,0 +1,237 @@
+//! What a process that serves asks and writes besides runs themselves: the pulse's question, its own row, and claims of
+//! many runs at once.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::postgres::PgListener;
+use sqlx::{FromRow, Row};
+use uuid::Uuid;
+
+use super::claim::Claimed;
+use super::{LEASE, RunStore, StoreError, doing};
+use crate::run::{Lease, Run};
+
+/// The answer to the one question of each pulse.
+#[derive(Clone, Debug, FromRow)]
+pub struct PulseRow {
+    /// `reportd_now()`: what everything in rows is compared with.
+    pub now: DateTime<Utc>,
+    /// The database server's own clock, which a process's clock is compared with.
+    pub server_now: DateTime<Utc>,
+    /// The version of the set in force.
+    pub version: i64,
+    /// The archive that the database belongs to.
+    pub archive_id: Option<Uuid>,
+    /// When the first series is due.
+    pub next_fire_at: Option<DateTime<Utc>>,
+    /// When the first run is due for a step.
+    pub next_step_at: Option<DateTime<Utc>>,
+}
+
+/// One account whose runs a worker may claim, and how many it can use.
+#[derive(Clone, Debug)]
+pub struct Claimant {
+    /// Connection name.
+    pub connection: String,
+    /// Vendor word.
+    pub vendor: &'static str,
+    /// Base URL in the worker's config.
+    pub base_url: String,
+    /// Fingerprint of the account its credentials belong to.
+    pub account: String,
+    /// Runs that may be under way at the vendor, over all processes.
+    pub max_in_flight: u32,
+    /// Most runs to claim now.
+    pub most: u32,
+}
+
+/// A process that serves.
+#[derive(Clone, Debug)]
+pub struct Replica {
+    /// Its id, new at each start.
+    pub id: Uuid,
+    /// It takes its jobs from the database.
+    pub follows: bool,
+}
+
+impl RunStore {
+    /// The pulse's one question, answered by indexes alone.
+    pub async fn pulse(&self) -> Result<PulseRow, StoreError> {
+        sqlx::query_as(
+            "SELECT reportd_now() AS now, statement_timestamp() AS server_now, version, archive_id,
+                    (SELECT min(next_at) FROM series WHERE next_at IS NOT NULL) AS next_fire_at,
+                    (SELECT min(next_step_at) FROM runs WHERE state IN ('queued', 'submitting', 'waiting')) AS next_step_at
+             FROM job_set, instance",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("ask what is due"))
+    }
+
+    /// Renews this process's row; rows of processes that are gone for a day go with it.
+    pub async fn beat(&self, replica: &Replica, trouble: Option<&str>) -> Result<(), StoreError> {
+        sqlx::query(
+            "WITH gone AS (DELETE FROM replicas WHERE passed_at < reportd_now() - interval '1 day' AND id <> $1)
+             INSERT INTO replicas (id, who, version, follows, trouble) VALUES ($1, $2, $3, $4, left($5, 1000))
+             ON CONFLICT (id) DO UPDATE SET trouble = EXCLUDED.trouble,
+                 passed_at = CASE WHEN EXCLUDED.trouble IS NULL THEN reportd_now() ELSE replicas.passed_at END",
+        )
+        .bind(replica.id)
+        .bind(&self.who.0)
+        .bind(env!("CARGO_PKG_VERSION"))
+        .bind(replica.follows)
+        .bind(trouble)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("renew this process's row"))?;
+        Ok(())
+    }
+
+    /// Takes this process's row away: it has stopped.
+    pub async fn gone(&self, replica: &Replica) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM replicas WHERE id = $1")
+            .bind(replica.id)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("take this process's row away"))?;
+        Ok(())
+    }
+
+    /// Claims up to `limit` due runs, account by account: what waits at the vendor first, then queued runs for which there
+    /// is room at the vendor, scheduled and manual ones before fill. The order of `claimants` decides who comes first when
+    /// `limit` is short.
+    pub async fn claim_due(&self, claimants: &[Claimant], limit: u32) -> Result<Vec<Claimed>, StoreError> {
+        let what = "claim runs that are due";
+        let rows = sqlx::query(CLAIM_DUE)
+            .bind(claimants.iter().map(|c| c.connection.clone()).collect::<Vec<_>>())
+            .bind(claimants.iter().map(|c| c.vendor).collect::<Vec<_>>())
+            .bind(claimants.iter().map(|c| c.base_url.clone()).collect::<Vec<_>>())
+            .bind(claimants.iter().map(|c| c.account.clone()).collect::<Vec<_>>())
+            .bind(claimants.iter().map(|c| i64::from(c.max_in_flight)).collect::<Vec<_>>())
+            .bind(claimants.iter().map(|c| i64::from(c.most)).collect::<Vec<_>>())
+            .bind(LEASE.as_secs_f64())
+            .bind(i64::from(limit))
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing(what))?;
+        rows.iter()
+            .map(|row| {
+                let run = Run::from_row(row).map_err(doing(what))?;
+                let token = row.try_get("lease_token").map_err(doing(what))?;
+                let taken_over = row.try_get("taken_over").map_err(doing(what))?;
+                let at = row.try_get("claimed_at").map_err(doing(what))?;
+                Ok(Claimed { lease: Lease { run: run.id, token }, run, taken_over, at })
+            })
+            .collect()
+    }
+
+    /// How long until the first run is due that nobody works on; `None` = there is none.
+    pub async fn next_step(&self) -> Result<Option<Duration>, StoreError> {
+        let seconds: Option<f64> = sqlx::query_scalar(
+            "SELECT extract(epoch FROM min(next_step_at) - reportd_now())::float8 FROM runs
+             WHERE state IN ('queued', 'submitting', 'waiting') AND next_step_at > reportd_now()",
+        )
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("look when the next run is due"))?;
+        Ok(seconds.map(|s| Duration::from_secs_f64(s.clamp(0.0, 86_400.0))))
+    }
+}
+
+impl RunStore {
+    /// Accounts whose breaker is open by itself.
+    pub async fn open_breakers(&self) -> Result<Vec<(String, String)>, StoreError> {
+        sqlx::query_as("SELECT connection, vendor FROM connections WHERE breaker_open AND NOT breaker_by_hand")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing("look for open breakers"))
+    }
+
+    /// Lets the runs of an account that wait for a person be looked at now: its secret has changed.
+    pub async fn wake_blocked(&self, connection: &str, vendor: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now()
+             WHERE connection = $1 AND vendor = $2 AND state IN ('queued', 'waiting') AND blocked AND lease_token IS NULL",
+        )
+        .bind(connection)
+        .bind(vendor)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("wake the runs of an account"))?;
+        Ok(())
+    }
+
+    /// Which of these manifests the database does not know, though no live run will adopt them.
+    pub async fn unknown_manifests(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT key FROM unnest($1::text[]) AS k (key)
+             WHERE NOT EXISTS (SELECT 1 FROM revisions WHERE manifest_path = key) ORDER BY key",
+        )
+        .bind(keys)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("compare the archive with the database"))
+    }
+
+    /// Hears of new runs, on a connection of its own: a hint, which may be lost.
+    pub async fn listen(&self) -> Result<Hints, StoreError> {
+        let what = "listen for new runs";
+        let mut listener = PgListener::connect_with(&self.on_own_connection().pool).await.map_err(doing(what))?;
+        listener.listen("reportd_runs").await.map_err(doing(what))?;
+        Ok(Hints(listener))
+    }
+}
+
+/// Hints that new runs were made.
+#[derive(Debug)]
+pub struct Hints(PgListener);
+
+impl Hints {
+    /// Waits for the next hint.
+    pub async fn next(&mut self) -> Result<(), StoreError> {
+        self.0.recv().await.map_err(doing("listen for new runs"))?;
+        Ok(())
+    }
+}
+
+/// The claim. `runs_due` serves each branch: within one account what waits at the vendor, then queued runs, then fill, each by
+/// its time. `runs_under_way` serves the count. The count is a filter, so that an account that is full costs no claims; the
+/// permit itself is given under the account's lock (claim.rs).
+const CLAIM_DUE: &str = "
+WITH claimants AS (
+    SELECT c.*, GREATEST(c.max_in_flight - (
+               SELECT count(*) FROM runs WHERE runs.connection = c.connection AND runs.vendor = c.vendor
+                   AND state IN ('submitting', 'waiting') AND NOT blocked AND errors < 3
+                   AND (state = 'waiting' OR lease_until + make_interval(secs => $7) > reportd_now())), 0) AS room
+    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
+        WITH ORDINALITY AS c (connection, vendor, base_url, account, max_in_flight, most, place)
+), due AS (
+    SELECT found.id, found.taken_over FROM claimants c CROSS JOIN LATERAL (
+        (SELECT id, lease_token IS NOT NULL AS taken_over, 0 AS rank, next_step_at FROM runs
+         WHERE connection = c.connection AND vendor = c.vendor AND (state = 'queued') = false
+             AND state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
+             AND base_url = c.base_url AND account IN (c.account, '')
+             AND (lease_until IS NULL OR lease_until + CASE state
+                      WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
+         ORDER BY (trigger = 'fill'), next_step_at LIMIT c.most)
+        UNION ALL
+        (SELECT id, lease_token IS NOT NULL AS taken_over, 1 AS rank, next_step_at FROM runs
+         WHERE connection = c.connection AND vendor = c.vendor AND (state = 'queued') = true
+             AND state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
+             AND base_url = c.base_url AND account IN (c.account, '')
+             AND (lease_until IS NULL OR lease_until <= reportd_now())
+         ORDER BY (trigger = 'fill'), next_step_at LIMIT LEAST(c.most, c.room))
+        ORDER BY rank, next_step_at LIMIT c.most
+    ) found
+    ORDER BY c.place LIMIT $8
+), locked AS (
+    SELECT runs.id, due.taken_over FROM runs JOIN due ON due.id = runs.id
+    WHERE state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
+        AND (lease_until IS NULL OR lease_until + CASE state
+                 WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
+    FOR NO KEY UPDATE OF runs SKIP LOCKED
+)
+UPDATE runs SET lease_token = gen_random_uuid(), lease_until = reportd_now() + make_interval(secs => $7), claims = claims + 1
+FROM locked WHERE runs.id = locked.id
+RETURNING runs.*, locked.taken_over, reportd_now() AS claimed_at";
