@@ -4,10 +4,12 @@
 //! interrupted stays, and goes on with `serve` or the next command that attaches to it.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use futures_util::StreamExt;
+use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::progress::Board;
@@ -104,10 +106,12 @@ pub(super) async fn carry_all(app: &App, fires: &[Planned], carrying: Carrying) 
     }
     let mut results = futures_util::stream::iter(accounts.into_values())
         .map(|fires| {
-            let runs = futures_util::stream::iter(fires)
-                .map(async |(n, fire)| (n, run_one(app, fire, carrying, stop, board).await))
-                .buffer_unordered(AT_ONCE);
-            Box::pin(runs)
+            let turn = Arc::new(Mutex::new(()));
+            let run = move |(n, fire)| {
+                let turn = Arc::clone(&turn);
+                async move { (n, run_one(app, fire, carrying, Some(&turn), stop, board).await) }
+            };
+            Box::pin(futures_util::stream::iter(fires).map(run).buffer_unordered(AT_ONCE))
         })
         .flatten_unordered(None);
     // Every run is carried to its end, whatever becomes of the others: dropping one could drop a create under way.
@@ -159,11 +163,13 @@ pub(super) fn report(cx: &Cx, app: &App, outcome: &Outcome) {
     }
 }
 
-/// Makes or attaches to one run and carries it on.
+/// Makes or attaches to one run and carries it on. Runs that share a `turn` are made one after the other, in the order in
+/// which they ask: whoever claims them later finds the first ones due first.
 pub(super) async fn run_one(
     app: &App,
     fire: &Planned,
     carrying: Carrying,
+    turn: Option<&Mutex<()>>,
     stop: &CancellationToken,
     board: &Board,
 ) -> Result<Outcome, Failure> {
@@ -171,7 +177,14 @@ pub(super) async fn run_one(
     let worker = &app.worker;
     let label = fire.window.as_ref().map(crate::request::window::Window::label).unwrap_or_default();
     let name = format!("{}@{}  {label}", fire.job, fire.connection);
-    let run = match worker.open(fire, trigger, again).await? {
+    let opening = {
+        let _turn = match turn {
+            Some(turn) => Some(turn.lock().await),
+            None => None,
+        };
+        worker.open(fire, trigger, again).await?
+    };
+    let run = match opening {
         Opening::Held(row, files) => return Ok(held(fire, &row, &files)),
         Opening::Made(run) => {
             if fire.vendor == Vendor::Bik

@@ -95,8 +95,9 @@ async fn run_all(app: &App, fires: &[Planned]) -> (Vec<Outcome>, Vec<Exit>) {
     let stop = stop_on_signal();
     let board = Board::new();
     let carrying = Carrying { trigger: Trigger::Manual, again: false, until: None };
-    let mut results =
-        futures_util::stream::iter(fires).map(|fire| run_one(app, fire, carrying, &stop, &board)).buffered(AT_ONCE);
+    let mut results = futures_util::stream::iter(fires)
+        .map(|fire| run_one(app, fire, carrying, None, &stop, &board))
+        .buffered(AT_ONCE);
     let (mut outcomes, mut exits) = (Vec::new(), Vec::new());
     while let Some(result) = results.next().await {
         match result {

@@ -144,7 +144,7 @@ impl Fill {
     async fn announce(&self, app: &App, files: &Files, parts: &[Part]) -> Result<(), Failure> {
         let fires: usize = parts.iter().map(|part| part.fires.len()).sum();
         let word = if self.dry_run { "would fetch" } else { "fetches" };
-        note(&format!("reportd: fill {word} {}:", counted(fires, "window")));
+        note(&format!("reportd: fill {word} {}:", words::counted(fires, "window")));
         let wide = parts.iter().map(|part| part.name.len()).max().unwrap_or(0);
         for part in parts {
             let shown = part.ranges.len().min(RANGES);
@@ -157,7 +157,7 @@ impl Fill {
         if bik().next().is_some() {
             let mails = mails(bik());
             let whom = if self.mail { "the jobs' own addresses" } else { "quiet_emails, where a connection has them" };
-            note(&format!("  BIK mails each report it makes: {}, to {whom}", counted(mails, "mail")));
+            note(&format!("  BIK mails each report it makes: {}, to {whom}", words::counted(mails, "mail")));
         }
         self.tell_finish(app, files, parts).await
     }
@@ -195,10 +195,10 @@ impl Fill {
         let basis = match assumed.iter().next() {
             None => "by what the last runs took".to_owned(),
             Some((name, pace)) => format!(
-                "no run of {name}{} has been archived yet: {} and {} calls a report are assumed",
-                if assumed.len() > 1 { " and others" } else { "" },
+                "assumed: {} and {:.0} calls a report, because no run of {name}{} has been archived yet",
                 roughly(std::time::Duration::try_from_secs_f64(pace.seconds).unwrap_or_default()),
-                pace.calls
+                pace.calls,
+                if assumed.len() > 1 { " and others" } else { "" },
             ),
         };
         note(&format!(
@@ -211,11 +211,6 @@ impl Fill {
 
 /// Stretches of windows that are named for one series.
 const RANGES: usize = 6;
-
-/// `1 window`, `3 windows`.
-fn counted(count: usize, what: &str) -> String {
-    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
 
 /// Says which windows no run is made for although they are not as they should be.
 fn leave_to_a_person(calendar: &Calendar<'_>) {

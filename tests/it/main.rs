@@ -7,6 +7,8 @@ mod bik;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod coverage;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod embedded;

@@ -90,10 +90,8 @@ impl Coverage {
         let look = Look { worker: &app.worker, names: &names, span, verify: self.verify, now };
         let colour = std::io::stdout().is_terminal() && cx.environment.get("NO_COLOR").is_none();
         let paint = Paint { colour };
-        let wide =
-            chosen.iter().map(|(job, series, _)| job.name.len() + series.connection.len() + 1).max().unwrap_or(0);
         let mut total = Total::default();
-        let mut strips = Strips::new(wide);
+        let mut strips = Strips::default();
         for batch in chosen.chunks(BATCH) {
             for calendar in look.at(batch).await? {
                 if cx.json() {
@@ -101,13 +99,13 @@ impl Coverage {
                 } else if self.selection.is_some() {
                     say(&page(&calendar, paint, total.series > 0));
                 } else {
-                    say(&strips.line(&calendar, paint));
+                    strips.add(&calendar);
                 }
                 self.count(&calendar, &mut total);
             }
         }
         if !cx.json() && self.selection.is_none() {
-            say(&strips.end(&total, paint));
+            say(&strips.text(&total, paint));
         }
         if self.verify {
             let Checked { revisions, files, bytes } = total.checked;
@@ -169,42 +167,43 @@ fn page(calendar: &Calendar<'_>, paint: Paint, further: bool) -> String {
 /// Newest windows that a strip shows.
 const STRIP: usize = 60;
 
-/// All series, one line each.
+/// All series, one line each; printed together, so that their ends stand below each other.
+#[derive(Default)]
 struct Strips {
-    wide: usize,
-    seen: HashSet<State>,
+    lines: Vec<(String, Vec<State>, String)>,
 }
 
 impl Strips {
-    fn new(wide: usize) -> Strips {
-        Strips { wide, seen: HashSet::new() }
+    fn add(&mut self, calendar: &Calendar<'_>) {
+        let newest = &calendar.cells[calendar.cells.len().saturating_sub(STRIP)..];
+        let states = newest.iter().map(|cell| cell.state).collect();
+        self.lines.push((calendar.name(), states, words::verdict(calendar)));
     }
 
-    fn line(&mut self, calendar: &Calendar<'_>, paint: Paint) -> String {
-        let cells = &calendar.cells;
-        let newest = &cells[cells.len().saturating_sub(STRIP)..];
-        self.seen.extend(newest.iter().map(|cell| cell.state));
-        // The newest at the right end of every line, so that one date stands below the other where periods are alike.
-        let strip = " ".repeat(STRIP - newest.len()) + &paint.letters(newest.iter().map(|cell| cell.state));
-        let (name, wide) = (calendar.name(), self.wide);
-        format!("{name:<wide$}  {strip}  {}", words::verdict(calendar))
-    }
-
-    fn end(&self, total: &Total, paint: Paint) -> String {
-        if total.series == 0 {
-            return "no job files".to_owned();
+    fn text(&self, total: &Total, paint: Paint) -> String {
+        let wide = self.lines.iter().map(|(name, ..)| name.len()).max().unwrap_or(0);
+        let longest = self.lines.iter().map(|(_, states, _)| states.len()).max().unwrap_or(0);
+        let mut out = String::new();
+        for (name, states, verdict) in &self.lines {
+            // The newest at the right end of every line, so that one date stands below the other where periods are alike.
+            let space = " ".repeat(longest - states.len());
+            let strip = paint.letters(states.iter().copied());
+            out.push_str(&format!("{name:<wide$}  {space}{strip}  {verdict}\n"));
         }
-        let legend = paint.legend(self.seen.iter().copied());
-        let rest = match (total.with_gaps, total.lacking) {
-            (0, 0) => "every window is held".to_owned(),
-            (0, lacking) => format!("{lacking} windows are not held; none of them is for `reportd fill`"),
-            (gaps, _) => {
-                format!(
-                    "{gaps} of {} series have gaps: reportd fill --all --dry-run says what would be fetched",
-                    total.series
-                )
+        let legend = paint.legend(self.lines.iter().flat_map(|(_, states, _)| states.iter().copied()));
+        if !legend.is_empty() {
+            out.push_str(&format!("\n{legend}   (the newest {longest} windows, the last at the right)\n"));
+        }
+        out.push_str(&match (total.series, total.with_gaps, total.lacking) {
+            (0, ..) => "no job files".to_owned(),
+            (_, 0, 0) => "\nevery window is held".to_owned(),
+            (_, 0, lacking) => {
+                format!("\n{} not held, and none of them for `reportd fill`", words::counted(lacking, "window"))
             }
-        };
-        if legend.is_empty() { format!("\n{rest}") } else { format!("\n{legend}\n\n{rest}") }
+            (series, gaps, _) => {
+                format!("\n{gaps} of {series} series have gaps; what would fetch them: reportd fill --all --dry-run")
+            }
+        });
+        out
     }
 }

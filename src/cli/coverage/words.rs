@@ -27,21 +27,34 @@ impl Gap<'_> {
     /// Which windows, from the first to the last.
     pub(crate) fn range(&self) -> String {
         match (self.cells.first(), self.cells.last()) {
-            (Some(first), Some(last)) => range(&first.window, &last.window),
+            (Some(first), Some(last)) => range(&first.window, &last.window, self.cells.len()),
             _ => String::new(),
         }
     }
 }
 
-/// `2026-11-03`, or `2026-11-03 to 2026-11-07`; windows that are no whole days by the local clock.
-fn range(first: &Window, last: &Window) -> String {
-    if first == last { name(first) } else { format!("{} to {}", name(first), name(last)) }
+/// `2026-11-03`, or `2026-11-03 to 2026-11-07`; of weeks also how many.
+fn range(first: &Window, last: &Window, count: usize) -> String {
+    let (a, b) = (name(first), name(last));
+    match (first.whole_days(), last.whole_days()) {
+        _ if count == 1 => a,
+        // Weeks, whose names are ranges themselves.
+        (Some((from, _)), Some((_, to))) if a.contains(" to ") || b.contains(" to ") => {
+            format!("{from} to {to} ({count} windows)")
+        }
+        _ => format!("{a} to {b}"),
+    }
+}
+
+/// `1 window`, `3 windows`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
 }
 
 /// A window as people say it: its label, or local times where that is two UTC instants.
 fn name(window: &Window) -> String {
     if window.whole_days().is_some() {
-        return window.label();
+        return window.label().replace("--", " to ");
     }
     let local = |text: String| text.get(..16).map(|head| head.replace('T', " ")).unwrap_or(text);
     let (start, end) = (local(window.start_rfc3339()), local(window.end_rfc3339()));
@@ -71,10 +84,11 @@ pub(super) fn title(calendar: &Calendar<'_>) -> String {
 /// Counts, and what is not held with the command that ends it.
 pub(super) fn summary(calendar: &Calendar<'_>) -> String {
     let (all, held) = (calendar.cells.len(), calendar.cells.iter().filter(|cell| cell.state.is_held()).count());
+    let or_waived = if calendar.count(State::Waived) > 0 { " or waived" } else { "" };
     let mut out = match (all, held) {
-        (1, 1) => "the one window is held\n".to_owned(),
-        (all, held) if all == held => format!("all {all} windows are held\n"),
-        (all, held) => format!("{held} of {all} windows are held\n"),
+        (1, 1) => format!("the one window is held{or_waived}\n"),
+        (all, held) if all == held => format!("all {all} windows are held{or_waived}\n"),
+        (all, held) => format!("{held} of {all} windows are held{or_waived}\n"),
     };
     let gaps = gaps(calendar);
     for state in State::ALL {
@@ -91,7 +105,8 @@ pub(super) fn summary(calendar: &Calendar<'_>) -> String {
         }
     }
     if calendar.besides > 0 {
-        out.push_str(&format!("\nbesides, {} windows are held that the schedule does not name\n", calendar.besides));
+        let besides = counted(calendar.besides, "window");
+        out.push_str(&format!("\nheld besides: {besides} that the schedule does not name\n"));
     }
     out
 }
@@ -186,6 +201,7 @@ pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
         let run = cell.run_id().map(short).unwrap_or_default();
         out.push_str(&format!("  {name:<wide$}  {state}{space}  r{revision}  run {run}\n"));
     }
-    out.push_str(&format!("{} windows are held; nothing is expected: the job has no schedule\n", calendar.cells.len()));
+    let held = counted(calendar.cells.len(), "window");
+    out.push_str(&format!("held: {held}; nothing is expected, because the job has no schedule\n"));
     out
 }
