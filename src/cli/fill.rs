@@ -113,13 +113,19 @@ impl Fill {
         let names: HashSet<&str> = files.jobs.jobs.iter().map(|job| job.name.as_str()).collect();
         let now = app.worker.store.now().await?;
         let look = Look { worker: &app.worker, names: &names, span, verify: false, now };
-        let (mut parts, mut looked_at) = (Vec::new(), 0);
+        let (mut parts, mut looked_at, mut left) = (Vec::new(), 0, Vec::new());
         for batch in chosen.chunks(BATCH) {
             for calendar in look.at(batch).await? {
                 looked_at += calendar.cells.len();
-                leave_to_a_person(&calendar);
+                left.extend(left_alone(&calendar));
                 parts.extend(self.part(&calendar));
             }
+        }
+        for line in left.iter().take(LINES) {
+            note(line);
+        }
+        if left.len() > LINES {
+            note(&format!("reportd: and {} more like these: `reportd coverage` shows them", left.len() - LINES));
         }
         Ok((parts, looked_at))
     }
@@ -146,12 +152,15 @@ impl Fill {
         let word = if self.dry_run { "would fetch" } else { "fetches" };
         note(&format!("reportd: fill {word} {}:", words::counted(fires, "window")));
         let wide = parts.iter().map(|part| part.name.len()).max().unwrap_or(0);
-        for part in parts {
+        for part in parts.iter().take(LINES) {
             let shown = part.ranges.len().min(RANGES);
             let more = part.ranges.len() - shown;
             let more = if more > 0 { format!(", and {more} more stretches") } else { String::new() };
             let windows = part.fires.len();
             note(&format!("  {:<wide$}  {windows:>4}  {}{more}", part.name, part.ranges[..shown].join(", ")));
+        }
+        if parts.len() > LINES {
+            note(&format!("  and {} more series", parts.len() - LINES));
         }
         let bik = || parts.iter().flat_map(|part| &part.fires).filter(|fire| fire.vendor == Vendor::Bik);
         if bik().next().is_some() {
@@ -212,18 +221,26 @@ impl Fill {
 /// Stretches of windows that are named for one series.
 const RANGES: usize = 6;
 
-/// Says which windows no run is made for although they are not as they should be.
-fn leave_to_a_person(calendar: &Calendar<'_>) {
-    for gap in words::gaps(calendar) {
-        let why = match gap.state {
-            State::NeedsYou => {
-                let run = gap.cells.first().and_then(Cell::run_id).map(crate::worker::step::short).unwrap_or_default();
-                format!("a run waits for a person: `reportd show {run}`")
-            }
+/// Series that are named.
+const LINES: usize = 40;
+
+/// Which windows of a series no run is made for although they are not as they should be, one line for each state.
+fn left_alone(calendar: &Calendar<'_>) -> Vec<String> {
+    let gaps = words::gaps(calendar);
+    let line = |state: State| {
+        let gaps: Vec<_> = gaps.iter().filter(|gap| gap.state == state).collect();
+        let first = gaps.first()?;
+        let run = first.cells.first().and_then(Cell::run_id).map(crate::worker::step::short).unwrap_or_default();
+        let why = match state {
+            State::NeedsYou => format!("a run waits for a person: `reportd show {run}`"),
             State::InFlight => "a run works on it".to_owned(),
-            State::Stale => "held, though the job asks for something else now: `run-job --again` fetches it".to_owned(),
-            _ => continue,
+            _ => "held, though the job asks for something else now: `run-job --again` fetches it".to_owned(),
         };
-        note(&format!("reportd: {} {} is left alone: {why}", calendar.name(), gap.range()));
-    }
+        let mut ranges: Vec<String> = gaps.iter().take(RANGES).map(|gap| gap.range()).collect();
+        if gaps.len() > RANGES {
+            ranges.push(format!("and {} more stretches", gaps.len() - RANGES));
+        }
+        Some(format!("reportd: {} {} is left alone: {why}", calendar.name(), ranges.join(", ")))
+    };
+    [State::NeedsYou, State::InFlight, State::Stale].into_iter().filter_map(line).collect()
 }

@@ -292,9 +292,24 @@ impl<'a> Look<'a> {
                 }
             }
         }
-        for found in self.worker.archive.folders_with_revisions(folders.clone()).await? {
-            let (n, label) = &places[found];
-            if let Some(folder) = self.worker.stranger_in(&folders[found], &calendars[*n].ids, label).await? {
+        let found = self.worker.archive.newest_revisions(folders.clone()).await?;
+        // A folder may be known by another window of its name: a job's zone was changed.
+        let of = |(place, _): &(usize, i32)| {
+            let (n, label) = &places[*place];
+            calendars[*n].ids.iter().map(move |id| (*id, label.as_str()))
+        };
+        let asked: Vec<(i64, &str)> = found.iter().flat_map(of).collect();
+        let mut known: HashMap<(i64, String), i32> = HashMap::new();
+        for (series, label, revision) in self.worker.store.newest_in_folders(&asked).await? {
+            known.insert((series, label), revision);
+        }
+        for (place, newest) in found {
+            let (n, label) = &places[place];
+            let ids = &calendars[*n].ids;
+            if ids.iter().any(|id| known.get(&(*id, label.clone())).is_some_and(|known| *known >= newest)) {
+                continue;
+            }
+            if let Some(folder) = self.worker.stranger_in(&folders[place], ids, label).await? {
                 let what = format!("the archive holds {folder}, which the database does not know");
                 return Err(OpenError::Strangers(what));
             }

@@ -140,6 +140,9 @@ async fn wanting_begins_with_what_is_held_with_the_first_sight_or_with_since() {
     shop.job("report", &format!("{DAILY}zone: UTC\nsince: {}\n{LIVECHAT}", day(3)));
     let since = shop.states("report", &[]).await;
     assert_eq!(since[0], format!("{} missing", day(3)), "what was held before is not asked about");
+    shop.advance(Duration::from_secs(86_400)).await;
+    assert_eq!(shop.states("report", &[]).await.len(), since.len() + 1, "by the database's clock");
+    let since = shop.states("report", &[]).await;
     let earlier = shop.states("report", &["--from", "2025-01-01"]).await;
     assert_eq!(earlier, since, "--from never goes before since");
     shop.run(&["coverage", "report", "--from", "2025-03-04", "--to", "2025-03-03"])
@@ -181,7 +184,7 @@ async fn every_kind_of_window_is_told_apart_and_fill_leaves_alone_what_is_no_gap
     for part in [
         "2025-03   ",
         "s  p  s  F  N  w  M",
-        "1 failed   2025-03-06",
+        "1 failed   2025-03-06\n",
         &format!("reportd show {run}   (why)"),
         "reportd fill report@north   (once more)",
         "2 stale   2025-03-03, 2025-03-05",
@@ -197,7 +200,7 @@ async fn every_kind_of_window_is_told_apart_and_fill_leaves_alone_what_is_no_gap
     let filled = shop.run(&[&["fill", "report", "--format", "json"], &WEEK[..]].concat()).await.expect(0);
     let filled = filled
         .says("2025-03-07 is left alone: a run waits for a person")
-        .says("2025-03-03 is left alone: held, though");
+        .says("2025-03-03, 2025-03-05 is left alone: held, though");
     let labels: Vec<String> = filled.json().iter().map(|run| text(&run["window"]["label"]).to_owned()).collect();
     assert_eq!(labels, ["2025-03-06", "2025-03-09"]);
     assert_eq!(shop.requests() - asked, 2);
@@ -459,6 +462,19 @@ async fn an_archive_that_the_database_does_not_know_stops_both_commands() {
         shop.run(command).await.expect(2).says("belongs to another archive");
     }
     assert_eq!(shop.requests(), asked, "nothing was fetched again");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn days_of_another_zone_share_a_folder_and_are_missing() {
+    let shop = shop(&format!("{DAILY}{LIVECHAT}")).await;
+    shop.fetch("report", &[3, 4]).await;
+    shop.job("report", &format!("{DAILY}zone: Europe/Berlin\n{LIVECHAT}"));
+    let span = ["--from", "2025-03-03", "--to", "2025-03-04"];
+    assert_eq!(shop.states("report", &span).await, ["2025-03-03 missing", "2025-03-04 missing"]);
+    let told = shop.run(&[&["coverage", "report"], &span[..]].concat()).await.expect(0).stdout;
+    assert!(told.contains("held besides: 1 window"), "{told}");
+    let filled = shop.run(&[&["fill", "report", "--format", "json"], &span[..]].concat()).await.expect(0).json();
+    assert!(filled.iter().all(|run| run["revision"] == 2), "{filled:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
