@@ -32,7 +32,6 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use crate::app::{App, ArchiveUse, Files, Place, Selection, StartError};
 use crate::clock::Clock;
 use crate::connection::environment::Environment;
-use crate::coverage::look::LookError;
 use crate::db::Migration;
 use crate::run::store::StoreError;
 use crate::telemetry::{self, Chain, LogFormat};
@@ -211,17 +210,6 @@ impl From<OpenError> for Failure {
             OpenError::Store(error) => error.into(),
             OpenError::Archive(error) => Failure::Failed(error.into()),
             other => Failure::Usage(Chain(&other).to_string()),
-        }
-    }
-}
-
-impl From<LookError> for Failure {
-    fn from(error: LookError) -> Failure {
-        match error {
-            LookError::Open(error) => error.into(),
-            LookError::Store(error) => error.into(),
-            too_many @ LookError::TooMany { .. } => Failure::Usage(Chain(&too_many).to_string()),
-            other @ LookError::Rules { .. } => Failure::Failed(other.into()),
         }
     }
 }

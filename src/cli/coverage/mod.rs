@@ -21,7 +21,8 @@ use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
 use crate::coverage::Span;
 use crate::coverage::cell::State;
-use crate::coverage::look::{BATCH, Calendar, Checked, Look};
+use crate::coverage::look::{BATCH, Calendar, Checked, Look, LookError};
+use crate::telemetry::Chain;
 use crate::view::CoverageView;
 use paint::Paint;
 
@@ -70,6 +71,17 @@ struct Total {
     with_gaps: usize,
     lacking: usize,
     checked: Checked,
+}
+
+impl From<LookError> for Failure {
+    fn from(error: LookError) -> Failure {
+        match error {
+            LookError::Open(error) => error.into(),
+            LookError::Store(error) => error.into(),
+            too_many @ LookError::TooMany { .. } => Failure::Usage(Chain(&too_many).to_string()),
+            other @ LookError::Rules { .. } => Failure::Failed(other.into()),
+        }
+    }
 }
 
 impl Coverage {
