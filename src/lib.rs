@@ -25,6 +25,7 @@
 //! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`service`] | `serve`: the pulse, the health checks, the word to systemd |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
@@ -58,6 +59,7 @@ pub mod rehearsal;
 pub mod request;
 pub mod run;
 pub mod sandbox;
+pub mod service;
 pub mod settings;
 pub mod telemetry;
 pub mod vendor;
