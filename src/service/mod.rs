@@ -229,7 +229,7 @@ impl Service {
         let row = match tokio::time::timeout(PATIENCE, self.store.pulse()).await {
             Ok(Ok(row)) => row,
             Ok(Err(error)) => return self.without_database(&Chain(&error).to_string()),
-            Err(_) => return self.without_database("it does not answer"),
+            Err(_) => return self.without_database("no answer within 20 s"),
         };
         self.health.trouble(Part::Database, None);
         if let Some(wait) = row.next_step_at.map(|at| (at - row.now).to_std().unwrap_or_default()) {
@@ -268,13 +268,10 @@ impl Service {
     async fn plan(&mut self, row: &PulseRow) -> Result<bool, String> {
         if row.version != self.in_force.borrow().version {
             let loaded = tokio::time::timeout(LONG, self.load_set(None)).await;
-            let why = match loaded {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(Chain(&error).to_string()),
-                Err(_) => Some("the database does not answer".to_owned()),
-            };
-            if let Some(why) = why {
-                return Err(format!("the set of jobs in force could not be read: {why}"));
+            match loaded {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(unread(&error)),
+                Err(_) => return Err(NO_ANSWER.to_owned()),
             }
         }
         if row.next_fire_at.is_none_or(|at| at > row.now) {
@@ -293,18 +290,20 @@ impl Service {
             Ok(Err(PassError::Changed)) => Ok(true),
             Ok(Err(PassError::Store(error))) => {
                 self.renew_connection();
-                Err(Chain(&error).to_string())
+                tracing::warn!(error = %Chain(&error), "a planner pass failed");
+                Err("a statement of the planner failed (see the log)".to_owned())
             }
             Err(_) => {
                 self.renew_connection();
-                Err("the database does not answer".to_owned())
+                Err(NO_ANSWER.to_owned())
             }
         }
     }
 
     /// The database does not answer: the loop's connection is made anew, and the next beat asks again.
     fn without_database(&mut self, why: &str) -> Option<Instant> {
-        self.health.trouble(Part::Database, Some(why.to_owned()));
+        // What a probe may know; the log has the cause.
+        self.health.trouble(Part::Database, Some("it does not answer".to_owned()));
         self.tell(Some(&format!("the database does not answer: {why}")));
         self.renew_connection();
         None
@@ -383,6 +382,13 @@ impl Service {
         self.workers.wake();
         Ok(())
     }
+}
+
+const NO_ANSWER: &str = "the database does not answer";
+
+fn unread(error: &StoreError) -> String {
+    tracing::warn!(error = %Chain(error), "the set of jobs in force could not be read");
+    "the set of jobs in force could not be read (see the log)".to_owned()
 }
 
 fn tell_of(problem: &Problem) {
