@@ -143,6 +143,7 @@ pub async fn serve(
     {
         return Err(ServeError::NoJobs(problem.text().trim_end().to_owned()));
     }
+    drop(first);
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
     tokio::spawn(hear(service.store.clone(), workers.clone(), stop.clone()));

@@ -39,6 +39,9 @@ const GRACE: Duration = Duration::from_secs(10);
 /// A step whose lease has been gone for so long hangs (a network that swallows packets); its run is another's by now.
 const LOST: Duration = Duration::from_secs(240);
 
+/// When a step is made again in which the database failed.
+const AGAIN: Duration = Duration::from_secs(5);
+
 type Account = (String, Vendor);
 
 /// The claim loop and its steps.
@@ -210,7 +213,11 @@ async fn step_of(worker: &Worker, claimed: &Claimed, stop: &CancellationToken) {
         Ok(Stepped::LeaseLost) => tracing::info!("the run is another worker's now, or an operator's"),
         Ok(Stepped::NeedsPerson(why)) => tracing::warn!("the run waits for a person: {why}"),
         Err(error) => {
-            tracing::warn!(error = %crate::telemetry::Chain(&error), "a step stopped; the run is found again when its lease ends");
+            tracing::warn!(error = %crate::telemetry::Chain(&error), "a step stopped; it is made again");
+            // If this fails too, the run is found again when its lease ends.
+            if let Err(error) = worker.store.release_later(&claimed.lease, AGAIN).await {
+                tracing::debug!(error = %crate::telemetry::Chain(&error), "the run could not be given back");
+            }
         }
     }
 }
