@@ -19,7 +19,7 @@ use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;
 use crate::run::store::serving::Claimant;
 use crate::worker::Worker;
-use crate::worker::step::Stepped;
+use crate::worker::step::{INTERRUPTED, Stepped};
 
 /// Steps at once. Most of a step is waiting for a vendor; memory for one is some tens of KiB.
 const STEPS: u32 = 128;
@@ -215,7 +215,7 @@ async fn step_of(worker: &Worker, claimed: &Claimed, stop: &CancellationToken) {
         Err(error) => {
             tracing::warn!(error = %crate::telemetry::Chain(&error), "a step stopped; it is made again");
             // If this fails too, the run is found again when its lease ends.
-            if let Err(error) = worker.store.release_later(&claimed.lease, AGAIN).await {
+            if let Err(error) = worker.store.release_later(&claimed.lease, AGAIN, INTERRUPTED).await {
                 tracing::debug!(error = %crate::telemetry::Chain(&error), "the run could not be given back");
             }
         }
