@@ -146,7 +146,8 @@ pub async fn serve(
     drop(first);
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
-    tokio::spawn(hear(service.store.clone(), workers.clone(), stop.clone()));
+    tokio::spawn(workers.clone().hear(service.store.clone()));
+    tokio::spawn(workers.clone().sweep());
     let steps = tokio::spawn(workers.run());
     let mut pulse = Pulse::start();
     let mut due: Option<Instant> = Some(Instant::now());
@@ -196,31 +197,6 @@ pub async fn serve(
     drop(tokio::time::timeout(Duration::from_secs(3), service.store.gone(&service.replica)).await);
     tracing::info!("stopped");
     Ok(())
-}
-
-/// Wakes the workers when somebody makes runs.
-async fn hear(store: RunStore, workers: Workers, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let listening = async {
-            let mut hints = store.listen().await?;
-            loop {
-                hints.next().await?;
-                workers.wake();
-            }
-        };
-        let ended: Result<(), StoreError> = tokio::select! {
-            ended = listening => ended,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = ended {
-            // Only a hint is lost: the timers go on.
-            tracing::debug!(error = %Chain(&error), "no hints of new runs");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = stop.cancelled() => return,
-        }
-    }
 }
 
 impl Service {

@@ -15,9 +15,10 @@ use tracing::Instrument;
 
 use super::in_force::InForce;
 use crate::request::Vendor;
-use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;
 use crate::run::store::serving::Claimant;
+use crate::run::store::{RunStore, StoreError};
+use crate::telemetry::Chain;
 use crate::worker::Worker;
 use crate::worker::step::{INTERRUPTED, Stepped};
 
@@ -29,6 +30,9 @@ const AHEAD_S: f64 = 2.0;
 
 /// How long a worker sleeps at most; the pulse wakes it when something is due.
 const SLEEP: Duration = Duration::from_secs(5);
+
+/// Between two looks for deletions at the vendors that were left over.
+const SWEEP: Duration = Duration::from_secs(60);
 
 /// Between two claims, so that steps that end together are followed by one claim.
 const BREATH: Duration = Duration::from_millis(5);
@@ -107,7 +111,7 @@ impl Workers {
             let claimed = match self.claim(turn).await {
                 Ok(claimed) => claimed,
                 Err(error) => {
-                    tracing::warn!(error = %crate::telemetry::Chain(&error), "runs could not be claimed");
+                    tracing::warn!(error = %Chain(&error), "runs could not be claimed");
                     0
                 }
             };
@@ -121,6 +125,48 @@ impl Workers {
         }
         self.tracker.close();
         self.tracker.wait().await;
+    }
+
+    /// Wakes the workers when somebody makes runs. Only hints: when one is lost, the timers go on.
+    pub async fn hear(self, store: RunStore) {
+        while !self.stop.is_cancelled() {
+            let listening = async {
+                let mut hints = store.listen().await?;
+                loop {
+                    hints.next().await?;
+                    self.wake();
+                }
+            };
+            let ended: Result<(), StoreError> = tokio::select! {
+                ended = listening => ended,
+                () = self.stop.cancelled() => return,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error = %Chain(&error), "no hints of new runs");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SLEEP) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Makes up for deletions at the vendors that were left over.
+    pub async fn sweep(self) {
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                () = self.stop.cancelled() => return,
+            }
+            let worker = self.in_force.borrow().worker.clone();
+            let swept = tokio::select! {
+                swept = worker.sweep() => swept,
+                () = self.stop.cancelled() => return,
+            };
+            if let Err(error) = swept {
+                tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+            }
+        }
     }
 
     /// One claim; returns how many runs it took.
@@ -213,10 +259,10 @@ async fn step_of(worker: &Worker, claimed: &Claimed, stop: &CancellationToken) {
         Ok(Stepped::LeaseLost) => tracing::info!("the run is another worker's now, or an operator's"),
         Ok(Stepped::NeedsPerson(why)) => tracing::warn!("the run waits for a person: {why}"),
         Err(error) => {
-            tracing::warn!(error = %crate::telemetry::Chain(&error), "a step stopped; it is made again");
+            tracing::warn!(error = %Chain(&error), "a step stopped; it is made again");
             // If this fails too, the run is found again when its lease ends.
             if let Err(error) = worker.store.release_later(&claimed.lease, AGAIN, INTERRUPTED).await {
-                tracing::debug!(error = %crate::telemetry::Chain(&error), "the run could not be given back");
+                tracing::debug!(error = %Chain(&error), "the run could not be given back");
             }
         }
     }
