@@ -153,11 +153,7 @@ impl Workers {
 
     /// Makes up for deletions at the vendors that were left over.
     pub async fn sweep(self) {
-        loop {
-            tokio::select! {
-                () = tokio::time::sleep(SWEEP) => {}
-                () = self.stop.cancelled() => return,
-            }
+        while !self.stop.is_cancelled() {
             let worker = self.in_force.borrow().worker.clone();
             let swept = tokio::select! {
                 swept = worker.sweep() => swept,
@@ -165,6 +161,10 @@ impl Workers {
             };
             if let Err(error) = swept {
                 tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                () = self.stop.cancelled() => return,
             }
         }
     }
