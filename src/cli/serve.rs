@@ -39,15 +39,16 @@ impl Serve {
         let reload = watch_signals(&stop)?;
         let settings = cx.settings()?;
         let health = Health::new();
-        let surface = self.listen(&health, &stop).await?;
-        let Some(app) = open(cx, &settings, &stop).await? else { return Ok(Exit::Done) };
+        // Stopped last, so that whoever watches sees a process that is stopping.
+        let surface_stop = CancellationToken::new();
+        let surface = self.listen(&health, &surface_stop).await?;
+        let Some(app) = open(cx, &settings, &health, &stop).await? else { return Ok(Exit::Done) };
         if let Some(notice) = &app.db.notice {
             note(&format!("reportd: {notice}"));
         }
         let options = Options { place: cx.place(), follow: self.follow, clock: cx.clock.clone() };
         let served = service::serve(app.worker.clone(), settings, options, health, reload, stop.clone()).await;
-        // Also when the service did not start.
-        stop.cancel();
+        surface_stop.cancel();
         if let Some(surface) = surface {
             drop(surface.await);
         }
@@ -82,9 +83,10 @@ impl Serve {
 }
 
 /// Opens database and archive; a database that is not there yet is waited for. `None` = told to stop meanwhile.
-async fn open(cx: &Cx, settings: &Settings, stop: &CancellationToken) -> Result<Option<App>, Failure> {
+async fn open(cx: &Cx, settings: &Settings, health: &Health, stop: &CancellationToken) -> Result<Option<App>, Failure> {
     let started = Instant::now();
     loop {
+        health.turned();
         let who = crate::app::who(&cx.environment, false);
         let opened = App::open(settings, cx.clock.clone(), who, Migration::Always, ArchiveUse::Writes).await;
         match opened {

@@ -143,9 +143,11 @@ pub async fn serve(
     {
         return Err(ServeError::NoJobs(problem.text().trim_end().to_owned()));
     }
+    drop(first);
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
-    tokio::spawn(hear(service.store.clone(), workers.clone(), stop.clone()));
+    tokio::spawn(workers.clone().hear(service.store.clone()));
+    tokio::spawn(workers.clone().sweep());
     let steps = tokio::spawn(workers.run());
     let mut pulse = Pulse::start();
     let mut due: Option<Instant> = Some(Instant::now());
@@ -197,31 +199,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// Wakes the workers when somebody makes runs.
-async fn hear(store: RunStore, workers: Workers, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let listening = async {
-            let mut hints = store.listen().await?;
-            loop {
-                hints.next().await?;
-                workers.wake();
-            }
-        };
-        let ended: Result<(), StoreError> = tokio::select! {
-            ended = listening => ended,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = ended {
-            // Only a hint is lost: the timers go on.
-            tracing::debug!(error = %Chain(&error), "no hints of new runs");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
 impl Service {
     /// One beat: ask what is due, and do it. Returns when the next instant is due, if that is before the next beat.
     async fn turn(&mut self) -> Option<Instant> {
@@ -229,7 +206,7 @@ impl Service {
         let row = match tokio::time::timeout(PATIENCE, self.store.pulse()).await {
             Ok(Ok(row)) => row,
             Ok(Err(error)) => return self.without_database(&Chain(&error).to_string()),
-            Err(_) => return self.without_database("it does not answer"),
+            Err(_) => return self.without_database("no answer within 20 s"),
         };
         self.health.trouble(Part::Database, None);
         if let Some(wait) = row.next_step_at.map(|at| (at - row.now).to_std().unwrap_or_default()) {
@@ -268,13 +245,10 @@ impl Service {
     async fn plan(&mut self, row: &PulseRow) -> Result<bool, String> {
         if row.version != self.in_force.borrow().version {
             let loaded = tokio::time::timeout(LONG, self.load_set(None)).await;
-            let why = match loaded {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(Chain(&error).to_string()),
-                Err(_) => Some("the database does not answer".to_owned()),
-            };
-            if let Some(why) = why {
-                return Err(format!("the set of jobs in force could not be read: {why}"));
+            match loaded {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(unread(&error)),
+                Err(_) => return Err(NO_ANSWER.to_owned()),
             }
         }
         if row.next_fire_at.is_none_or(|at| at > row.now) {
@@ -293,18 +267,20 @@ impl Service {
             Ok(Err(PassError::Changed)) => Ok(true),
             Ok(Err(PassError::Store(error))) => {
                 self.renew_connection();
-                Err(Chain(&error).to_string())
+                tracing::warn!(error = %Chain(&error), "a planner pass failed");
+                Err("a statement of the planner failed (see the log)".to_owned())
             }
             Err(_) => {
                 self.renew_connection();
-                Err("the database does not answer".to_owned())
+                Err(NO_ANSWER.to_owned())
             }
         }
     }
 
     /// The database does not answer: the loop's connection is made anew, and the next beat asks again.
     fn without_database(&mut self, why: &str) -> Option<Instant> {
-        self.health.trouble(Part::Database, Some(why.to_owned()));
+        // What a probe may know; the log has the cause.
+        self.health.trouble(Part::Database, Some("it does not answer".to_owned()));
         self.tell(Some(&format!("the database does not answer: {why}")));
         self.renew_connection();
         None
@@ -383,6 +359,13 @@ impl Service {
         self.workers.wake();
         Ok(())
     }
+}
+
+const NO_ANSWER: &str = "the database does not answer";
+
+fn unread(error: &StoreError) -> String {
+    tracing::warn!(error = %Chain(error), "the set of jobs in force could not be read");
+    "the set of jobs in force could not be read (see the log)".to_owned()
 }
 
 fn tell_of(problem: &Problem) {

@@ -130,6 +130,7 @@ impl Worker {
                     crash::point("manifest-put");
                     let (row, artifacts) = rows(run.series_id, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
+                    self.want_deletion(run, request).await?;
                     self.store.archived(facts.lease, run.id, &row, &artifacts).await?;
                     return Ok(row);
                 }
@@ -168,6 +169,7 @@ impl Worker {
             tracing::warn!(run.id = %run.id, error = %crate::telemetry::Chain(&error), "an archived revision could not be synced");
             return Ok(false);
         }
+        self.want_deletion(run, &hand.request).await?;
         self.store.archived(Some(&hand.claimed.lease), run.id, &row, &artifacts).await?;
         self.store.event(run.id, "adopted", "its manifest was in the archive already").await?;
         if let Shape::JaicpReport { delete_after: true, .. } = hand.request.shape {
@@ -176,8 +178,16 @@ impl Worker {
         Ok(true)
     }
 
+    /// Notes before the commit that the task is to be deleted after it: a crash in between must not leave it at the vendor.
+    async fn want_deletion(&self, run: &Run, request: &Request) -> Result<(), StoreError> {
+        match (&request.shape, run.attempt_id) {
+            (Shape::JaicpReport { delete_after: true, .. }, Some(attempt)) => self.store.want_deletion(attempt).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes the task at the vendor, now that its file is archived. What goes wrong here is told and changes nothing.
-    async fn delete_task(&self, hand: &Hand<'_>) -> Result<(), StoreError> {
+    pub(super) async fn delete_task(&self, hand: &Hand<'_>) -> Result<(), StoreError> {
         let run = hand.run();
         let (Some(ticket), Some(attempt)) = (&run.ticket, run.attempt_id) else { return Ok(()) };
         let permits = FurtherCalls::new(&self.store, hand);

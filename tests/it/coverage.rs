@@ -597,7 +597,7 @@ async fn without_a_job_every_series_is_a_strip_and_what_has_gaps_is_counted() {
 
 /// 20 jobs at 20 connections, 60 days each: the first half held, a tenth of the rest failed, a tenth missed.
 async fn four_hundred_series(shop: &Shop) {
-    let connections: String = (0..20)
+    let connections: Vec<String> = (0..20)
         .map(|n| {
             format!(
                 "  shop-{n}: {{ zone: UTC, livechat: {{ base_url: \"{}\", token: env:LIVECHAT }} }}\n",
@@ -605,7 +605,7 @@ async fn four_hundred_series(shop: &Shop) {
             )
         })
         .collect();
-    shop.config(&connections);
+    shop.config(&connections.concat());
     let names: Vec<String> = (0..20).map(|n| format!("shop-{n}")).collect();
     for n in 0..20 {
         shop.job(
