@@ -26,6 +26,7 @@
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
+//! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
 //! | [`db`] | which Postgres, its pool, migrations, the embedded cluster |
@@ -59,9 +60,12 @@ pub mod rehearsal;
 pub mod request;
 pub mod run;
 pub mod sandbox;
+pub mod selected;
 pub mod settings;
+pub mod status;
 pub mod telemetry;
 pub mod vendor;
 pub mod view;
+pub mod why;
 pub mod worker;
 pub mod yaml;

@@ -6,16 +6,20 @@
 mod archive;
 mod connections;
 mod demo;
+mod desk;
 mod migrate;
 mod operator;
+mod pause;
 mod plan;
 mod progress;
 mod run_job;
 mod runs;
 mod sandbox;
 mod schema;
+mod status;
 mod text;
 mod validate;
+mod why;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -81,6 +85,8 @@ enum Command {
     Plan(plan::Plan),
     /// One run now (of each connection, of each part of the window), with progress
     RunJob(run_job::RunJob),
+    /// What needs a person now, by cause, each with what ends it
+    Status(status::Status),
     /// The newest runs
     Runs(runs::Runs),
     /// One run with its history
@@ -91,6 +97,12 @@ enum Command {
     Cancel(operator::Cancel),
     /// Say what became of a held run
     Resolve(operator::Resolve),
+    /// Which rule decided about an instant
+    Why(why::Why),
+    /// Let a job fire no more until it is resumed
+    Pause(pause::Pause),
+    /// Let a paused job fire again
+    Resume(pause::Resume),
     /// Check the archive, or rebuild the database's knowledge of it
     Archive(archive::ArchiveCommand),
     /// Accounts and their breakers
@@ -363,11 +375,15 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => Ok(args.run(cx)),
         Command::Plan(args) => args.run(cx),
         Command::RunJob(args) => args.run(cx).await,
+        Command::Status(args) => args.run(cx).await,
         Command::Runs(args) => args.run(cx).await,
         Command::Show(args) => args.run(cx).await,
         Command::Retry(args) => args.run(cx).await,
         Command::Cancel(args) => args.run(cx).await,
         Command::Resolve(args) => args.run(cx).await,
+        Command::Why(args) => args.run(cx).await,
+        Command::Pause(args) => args.run(cx).await,
+        Command::Resume(args) => args.run(cx).await,
         Command::Archive(args) => args.run(cx).await,
         Command::Connections(args) => args.run(cx).await,
         Command::Migrate(args) => args.run(cx).await,

@@ -54,6 +54,7 @@ impl Rule {
     }
 
     /// The rule of a series whose file is gone: it names no instant.
+    #[must_use]
     pub fn removed(&self) -> Rule {
         Rule { schedule: None, ..self.clone() }
     }

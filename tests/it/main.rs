@@ -33,6 +33,8 @@ mod secrets;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod tidy;
@@ -40,3 +42,5 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod why;
