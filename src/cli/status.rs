@@ -182,3 +182,44 @@ fn line(item: &Item) -> Line<'_> {
         action: &item.action,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(n: usize, action: &str) -> Item {
+        let broken = Broken { job: None, count: 1, first: format!("item {n}"), in_force: false };
+        Item { action: action.to_owned(), ..of_config(&broken) }
+    }
+
+    #[test]
+    fn long_messages_are_broken_at_spaces_and_cut_at_last() {
+        assert_eq!(wrap("  a@b  ", "short"), ["  a@b  short"]);
+        let lines = wrap("  a@b  ", &"word ".repeat(300));
+        assert_eq!(lines.len(), WRAPPED);
+        assert!(lines[0].starts_with("  a@b  word word") && lines[1].starts_with("      word"));
+        assert!(lines.iter().all(|line| line.chars().count() <= WIDTH + 1));
+        assert!(lines[WRAPPED - 1].ends_with("word…"));
+        // What has no space is not broken, so that it can be copied.
+        assert_eq!(wrap("  ", &"x".repeat(500)).len(), 1);
+    }
+
+    #[test]
+    fn a_long_list_ends_with_the_number_of_the_others_and_names_no_action_twice() {
+        let same: Vec<Item> = (0..50).map(|n| item(n, "mend it")).collect();
+        let told = lines(&same);
+        assert_eq!(told.iter().filter(|line| line.contains("mend it")).count(), 1);
+        let items = told.iter().filter(|line| line.starts_with("  item")).count();
+        assert_eq!(
+            told.last().map(String::as_str),
+            Some(&*format!("  and {} more: reportd status --format json", 50 - items))
+        );
+        let each: Vec<Item> = (0..50).map(|n| item(n, &format!("mend {n}"))).collect();
+        let told = lines(&each);
+        assert!(told.len() <= LINES + 2, "{told:#?}");
+        // Every item that is told has what ends it under it.
+        for (n, line) in told.iter().enumerate().filter(|(_, line)| line.starts_with("  item ")) {
+            assert_eq!(told[n + 1], format!("      -> mend {}", &line[7..]));
+        }
+    }
+}

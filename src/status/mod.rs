@@ -331,3 +331,27 @@ pub fn items(facts: &Facts) -> Vec<Item> {
 fn counted(count: i64, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_waiver_counts_for_windows_whose_every_date_it_names() {
+        let date = |text: &str| text.parse::<chrono::NaiveDate>().expect("date");
+        let window = |first, last| Window::days(date(first), date(last), Tz::Asia__Kolkata);
+        let waivers = [Waiver { from: date("2026-03-02"), to: date("2026-03-08"), reason: "closed".into() }];
+        let waived = |first, last| is_waived(&waivers, window(first, last).as_ref());
+        assert!(waived("2026-03-02", "2026-03-02") && waived("2026-03-08", "2026-03-08"));
+        assert!(waived("2026-03-02", "2026-03-08"));
+        assert!(!waived("2026-03-01", "2026-03-02") && !waived("2026-03-08", "2026-03-09"));
+        assert!(!waived("2026-03-01", "2026-03-31") && !is_waived(&[], window("2026-03-02", "2026-03-02").as_ref()));
+    }
+
+    #[test]
+    fn causes_come_in_one_order_and_each_has_a_word_of_its_own() {
+        assert!(Cause::ALL.is_sorted());
+        let words: HashSet<&str> = Cause::ALL.iter().map(|cause| cause.as_str()).collect();
+        assert_eq!(words.len(), Cause::ALL.len());
+    }
+}

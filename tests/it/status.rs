@@ -5,11 +5,12 @@ use reportd::clock::Clock;
 use reportd::connection::environment::Environment;
 use reportd::job::load::read;
 use reportd::job_set;
+use reportd::status::Cause;
 use serde_json::Value;
 use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
-use crate::harness::{Ran, Shop};
+use crate::harness::{Ran, Shop, repository};
 use crate::verbs::{BIK, DAY, JAICP, LIVECHAT, NEXT_DAY, keys, text, until};
 
 /// A LiveChat job that fires each day at 06:30 of Asia/Kolkata.
@@ -505,4 +506,12 @@ async fn with_a_long_history_status_reads_what_is_unfinished_or_wrong_and_walks_
     let read = shop.number(FETCHED).await - fetched;
     // 1,000 failures each with their newest run and revision, and 30 days of 10 series.
     assert!(read < 8000, "status read {read} rows");
+}
+
+#[test]
+fn every_cause_stands_in_the_readme_in_its_order() {
+    let readme = std::fs::read_to_string(repository("README.md")).unwrap();
+    let section = readme.split("\n## 5. ").nth(1).unwrap().split("The states of a run").next().unwrap();
+    let told: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
+    assert_eq!(told, Cause::ALL.map(Cause::as_str));
 }
