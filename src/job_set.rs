@@ -57,11 +57,8 @@ pub fn sha256(bytes: &[u8]) -> String {
 
 /// The jobs of the set, compiled against this process's connections.
 pub fn compile(set: &JobSet, connections: &[Connection], defaults: &Defaults, now: DateTime<Utc>) -> Jobs {
-    let texts: Vec<FileText> = set
-        .files
-        .iter()
-        .map(|file| FileText::stored(file.file.clone(), file.job.clone(), file.text.clone()))
-        .collect();
+    let texts: Vec<FileText> =
+        set.files.iter().map(|file| FileText::stored(file.file.clone(), file.job.clone(), file.text.clone())).collect();
     compile_all(&texts, connections, defaults, now)
 }
 
@@ -174,14 +171,12 @@ async fn changed_series(
     let now = applying.now;
     let change = |(row, rule, job): (&KnownSeries, Rule, Option<&Job>)| {
         let json = rule.to_json();
-        let first = job
-            .filter(|_| row.cursor_at.is_none())
-            .map(|job| first_cursor(&rule, job.since, now));
+        // After a rebuilt database the archive knows how far the schedule had come.
+        let first = |job: &Job| row.last_fire_at.unwrap_or_else(|| first_cursor(&rule, job.since, now));
+        let first = job.filter(|_| row.cursor_at.is_none()).map(first);
         let cursor = row.cursor_at.or(first).unwrap_or(now);
-        let mut rules = history
-            .get(&row.id)
-            .and_then(|rows| Rules::from_rows(rows).ok())
-            .unwrap_or_else(|| Rules::new(Vec::new()));
+        let mut rules =
+            history.get(&row.id).and_then(|rows| Rules::from_rows(rows).ok()).unwrap_or_else(|| Rules::new(Vec::new()));
         let is_new_rule = row.rule.as_ref() != Some(&json);
         if is_new_rule {
             rules.then(now, rule);

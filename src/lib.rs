@@ -8,6 +8,8 @@
 //!     --put once--> archive --same transaction: artifacts, run archived--> Postgres
 //! ```
 //!
+//! `run-job` and `fill` insert runs for a person; `serve` inserts them when a schedule says so, and carries all of them on.
+//!
 //! The modules, in the order of that way:
 //!
 //! | module | what it is for |
@@ -20,11 +22,14 @@
 //! | [`job`] | job file -> `Job`; schedules; job + connection + window -> `Request` |
 //! | [`request`] | what one run asks for, and its window; pure data and pure functions |
 //! | [`plan`] | the next fires with their windows and requests; pure |
+//! | [`fire`] | the rule of a series with its history; due instants -> decisions; pure |
 //! | [`run`] | the run: states, back-off, and every SQL statement on runs |
 //! | [`vendor`] | talking to the three vendors: wire types, errors, downloads |
 //! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`job_set`] | the job files in force: folder -> database -> jobs |
+//! | [`service`] | `serve`: pulse, planner, workers, reload, health |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`view`] | the JSON of the contract |
@@ -35,8 +40,8 @@
 //! Which way a `use` may point (held by `tests/it/tidy.rs`):
 //!
 //! ```text
-//! cli -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
-//!               worker -> plan -> job -> { connection, request, yaml }
+//! cli -> service -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
+//!        service -> { fire, job_set }  worker -> plan -> job -> { connection, request, yaml }
 //! ```
 //!
 //! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in
@@ -61,6 +66,7 @@ pub mod request;
 pub mod run;
 pub mod sandbox;
 pub mod selected;
+pub mod service;
 pub mod settings;
 pub mod status;
 pub mod telemetry;

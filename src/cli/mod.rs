@@ -3,6 +3,7 @@
 //! Results go to stdout, logs and progress to stderr. With `--format json` stdout holds one JSON object a line and nothing
 //! else. Exit codes are a contract (DESIGN 3): see `Exit`.
 
+mod apply;
 mod archive;
 mod connections;
 mod demo;
@@ -16,6 +17,7 @@ mod run_job;
 mod runs;
 mod sandbox;
 mod schema;
+mod serve;
 mod status;
 mod text;
 mod validate;
@@ -28,10 +30,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::app::{App, ArchiveUse, Files, Place, Selection, StartError};
+use crate::app::{Files, Place, Selection, StartError};
 use crate::clock::Clock;
 use crate::connection::environment::Environment;
-use crate::db::Migration;
 use crate::run::store::StoreError;
 use crate::telemetry::{self, Chain, LogFormat};
 use crate::worker::open::OpenError;
@@ -85,6 +86,10 @@ enum Command {
     Plan(plan::Plan),
     /// One run now (of each connection, of each part of the window), with progress
     RunJob(run_job::RunJob),
+    /// The service: fires schedules, carries runs, any number of processes on one database
+    Serve(serve::Serve),
+    /// Put the job files into the database as the set that all replicas fire
+    Apply(apply::Apply),
     /// What needs a person now, by cause, each with what ends it
     Status(status::Status),
     /// The newest runs
@@ -261,34 +266,6 @@ impl Cx {
     pub(crate) fn files(&self) -> Files {
         Files::load(&self.place(), self.environment.clone(), &self.clock)
     }
-
-    /// The files, refused when the config has errors or the files that are asked for do.
-    pub(crate) fn good_files(&self, selection: Option<&Selection>) -> Result<Files, Failure> {
-        let files = self.files();
-        refuse_errors(&files, selection)?;
-        Ok(files)
-    }
-
-    /// Opens database and archive as an operator of this machine, and says where an embedded database is.
-    pub(crate) async fn app(&self, settings: &crate::settings::Settings, archive: ArchiveUse) -> Result<App, Failure> {
-        let who = crate::app::who(&self.environment, true);
-        let app = App::open(settings, self.clock.clone(), who, Migration::EmbeddedOnly, archive).await?;
-        if let Some(notice) = &app.db.notice {
-            note(&format!("reportd: {notice}"));
-        }
-        Ok(app)
-    }
-
-    /// The settings alone, for commands that need no job.
-    pub(crate) fn settings(&self) -> Result<crate::settings::Settings, Failure> {
-        let place = self.place();
-        let loaded =
-            crate::settings::load(&place.config, place.config_named, self.environment.clone(), crate::app::as_root());
-        if loaded.broken() {
-            return Err(Failure::Problems(loaded.problems));
-        }
-        Ok(loaded.settings)
-    }
 }
 
 /// Refuses to go on with broken files: the config's, and those of the job that is asked for, or of all.
@@ -344,7 +321,9 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if help { 0 } else { Exit::Usage.code() });
         }
     };
-    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), "error");
+    // A service tells what it does; a command's results say it.
+    let filter = if matches!(cli.command, Command::Serve(_)) { "warn,reportd=info" } else { "error" };
+    telemetry::start(cli.common.log_format, environment.get("RUST_LOG").as_deref(), filter);
     // Fails only when a provider was installed before, which is as good.
     drop(rustls::crypto::ring::default_provider().install_default());
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
@@ -375,6 +354,8 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => Ok(args.run(cx)),
         Command::Plan(args) => args.run(cx),
         Command::RunJob(args) => args.run(cx).await,
+        Command::Serve(args) => args.run(cx).await,
+        Command::Apply(args) => args.run(cx).await,
         Command::Status(args) => args.run(cx).await,
         Command::Runs(args) => args.run(cx).await,
         Command::Show(args) => args.run(cx).await,

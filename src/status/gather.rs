@@ -47,7 +47,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         applied: set.applied_at.zip(set.applied_by.clone()),
         archive: archive_trouble(&settings.archive, &instance).await,
         replicas: store.replicas().await?,
-        breakers: store.open_breakers().await?,
+        breakers: store.breakers_that_are_open().await?,
         live: store.live_runs().await?,
         held: store.held_runs().await?,
         failed: store.failed_windows().await?,

@@ -10,13 +10,12 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Worker;
-use super::step::{INTERRUPTED, Stepped};
-use crate::request::{Request, Vendor};
+use super::step::Stepped;
+use crate::request::Vendor;
 use crate::run::Run;
-use crate::run::state::{Event, State};
+use crate::run::state::State;
 use crate::run::store::StoreError;
 use crate::run::store::claim::{Claimed, Identity};
-use crate::run::store::progress::Later;
 use crate::run::store::query::TaskRow;
 use crate::vendor::Progress;
 
@@ -152,8 +151,7 @@ impl Worker {
         Ok((account.base_url.clone(), secrets.account.clone()))
     }
 
-    /// Makes the step. When asked to stop, a create under way is waited for (it ends within its time limit), because cutting
-    /// it would make its outcome unknown; anything else is cut and the run released.
+    /// Makes the step, until the time to wait is over or the process is asked to stop.
     async fn step_or_stop(
         &self,
         claimed: &Claimed,
@@ -170,42 +168,19 @@ impl Worker {
                 watch(Update::Step(progress));
             }
         };
-        let mut step = Box::pin(self.step(claimed, &step_watch));
         let timed_out = async {
             match until {
                 Some(until) => tokio::time::sleep_until(until.into()).await,
                 None => std::future::pending().await,
             }
         };
-        tokio::select! {
-            stepped = &mut step => return stepped,
-            () = stop.cancelled() => {}
-            () = timed_out => {}
-        }
-        let creates = serde_json::from_value::<Request>(claimed.run.request.clone()).is_ok_and(|r| r.shape.creates());
-        if claimed.run.state == State::Queued && creates {
-            return step.await;
-        }
-        // Dropped, not only left: it may hold a connection and a transaction with locks.
-        drop(step);
-        let later = Later {
-            after: Duration::ZERO,
-            note: INTERRUPTED,
-            error: false,
-            blocked: false,
-            idle: Duration::ZERO,
-            kind: None,
-        };
-        if claimed.run.state == State::Queued {
-            // A query asks for nothing that would happen twice.
-            match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {
-                Ok(()) | Err(StoreError::LeaseLost) => {}
-                Err(error) => return Err(error),
+        let cut = async {
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = timed_out => {}
             }
-        } else {
-            self.store.release(&claimed.lease, INTERRUPTED).await?;
-        }
-        Ok(Stepped::Moved)
+        };
+        self.step_until(claimed, cut, &step_watch).await
     }
 
     /// Waits until the run is due, or for a moment where another process has it.

@@ -8,6 +8,7 @@
 //! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
+//! sweep.rs    deletions at the vendor that were left over
 //! rebuild.rs  manifests -> rows, for `archive rebuild`
 //! ```
 
@@ -18,6 +19,7 @@ pub mod lease;
 pub mod open;
 pub mod rebuild;
 pub mod step;
+mod sweep;
 mod trouble;
 
 use std::collections::HashMap;
@@ -52,6 +54,13 @@ impl Accounts {
             }
         }
         Accounts { by_name }
+    }
+
+    /// All accounts, in the order of connections and vendors.
+    pub fn all(&self) -> Vec<Arc<Account>> {
+        let mut all: Vec<_> = self.by_name.iter().collect();
+        all.sort_by_key(|((connection, vendor), _)| (connection.clone(), vendor.as_str()));
+        all.into_iter().map(|(_, (_, account))| Arc::clone(account)).collect()
     }
 
     /// One connection with its account at a vendor.

@@ -150,30 +150,57 @@ impl Worker {
         }
     }
 
+    /// The archive holds no revision that the database does not know: a restored backup of the database would fetch again
+    /// what is held. Walks the archive, so it is for the start of a service.
+    pub async fn check_manifests(&self) -> Result<(), OpenError> {
+        let keys = self.archive.manifest_keys().await?;
+        for key in self.store.unknown_manifests(&keys).await? {
+            let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
+            if !self.will_be_adopted(folder).await? {
+                return Err(OpenError::Strangers(format!(
+                    "the archive holds {folder}, which the database does not know"
+                )));
+            }
+        }
+        Ok(())
+    }
+
     /// The window's folder holds no revision that the database does not know.
     async fn check_folder(&self, planned: &Planned, series: i64) -> Result<(), OpenError> {
         let Some(window) = &planned.window else { return Ok(()) };
         let folder = window_folder(&planned.job, &planned.connection, window);
-        let newest = self.archive.newest_revision(&folder).await?;
-        let known = self.store.newest_manifest(series, &window.label()).await?.map(|(revision, _)| revision);
-        match newest {
-            Some(newest) if known.is_none_or(|known| known < newest) => {
-                let folder = format!("{folder}/r{newest}");
-                // A run that died after its manifest will adopt it: that one is known by its run.
-                let stored = self.archive.manifest(&folder).await?;
-                let of_live_run = match &stored {
-                    Some(stored) => {
-                        self.store.run(stored.manifest.run_id).await?.is_some_and(|run| !run.state.is_terminal())
-                    }
-                    None => true,
-                };
-                if of_live_run {
-                    Ok(())
-                } else {
-                    Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
-                }
+        match self.stranger_in(&folder, series, &window.label()).await? {
+            None => Ok(()),
+            Some(folder) => {
+                Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
             }
-            _ => Ok(()),
+        }
+    }
+
+    /// The newest revision in a window's folder, when the database does not know it and no live run will adopt it.
+    pub(crate) async fn stranger_in(
+        &self,
+        folder: &str,
+        series: i64,
+        label: &str,
+    ) -> Result<Option<String>, OpenError> {
+        let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(None) };
+        let known = self.store.newest_manifest(series, label).await?.map(|newest| newest.revision);
+        if known.is_some_and(|known| known >= newest) {
+            return Ok(None);
+        }
+        let folder = format!("{folder}/r{newest}");
+        Ok((!self.will_be_adopted(&folder).await?).then_some(folder))
+    }
+
+    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it.
+    async fn will_be_adopted(&self, folder: &str) -> Result<bool, OpenError> {
+        match self.archive.manifest(folder).await? {
+            Some(stored) => {
+                let run = self.store.run(stored.manifest.run_id).await?;
+                Ok(run.is_some_and(|run| !run.state.is_terminal()))
+            }
+            None => Ok(true),
         }
     }
 }

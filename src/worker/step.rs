@@ -9,7 +9,9 @@ use std::time::{Duration, Instant};
 use uuid::Uuid;
 
 use super::hand::Hand;
+use super::open::OpenError;
 use super::{Worker, jitter};
+use crate::archive::window_folder;
 use crate::crash;
 use crate::request::{Request, Seen};
 use crate::run::FailureClass;
@@ -52,6 +54,49 @@ impl Worker {
         }
     }
 
+    /// Makes the step until `cut` says to stop. A create under way is then waited for all the same (it ends within its time
+    /// limit), because cutting it would make its outcome unknown; anything else is cut and the run released.
+    pub async fn step_until(
+        &self,
+        claimed: &Claimed,
+        cut: impl Future<Output = ()>,
+        watch: Watch<'_>,
+    ) -> Result<Stepped, StoreError> {
+        let mut step = Box::pin(self.step(claimed, watch));
+        tokio::select! {
+            stepped = &mut step => return stepped,
+            () = cut => {}
+        }
+        let creates = serde_json::from_value::<Request>(claimed.run.request.clone()).is_ok_and(|r| r.shape.creates());
+        if claimed.run.state == State::Queued && creates {
+            return step.await;
+        }
+        // Dropped, not only left: it may hold a connection and a transaction with locks.
+        drop(step);
+        self.interrupt(claimed).await?;
+        Ok(Stepped::Moved)
+    }
+
+    /// Gives a run back whose step was cut: interrupted work uses no attempt.
+    async fn interrupt(&self, claimed: &Claimed) -> Result<(), StoreError> {
+        if claimed.run.state != State::Queued {
+            return self.store.release(&claimed.lease, INTERRUPTED).await;
+        }
+        let later = Later {
+            after: Duration::ZERO,
+            note: INTERRUPTED,
+            error: false,
+            blocked: false,
+            idle: Duration::ZERO,
+            kind: None,
+        };
+        // A query asks for nothing that would happen twice.
+        match self.store.later(&claimed.lease, Event::Requeue, &later, None).await {
+            Ok(()) | Err(StoreError::LeaseLost) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn try_step(&self, claimed: &Claimed, watch: Watch<'_>) -> Result<Stepped, StoreError> {
         let (run, lease) = (&claimed.run, &claimed.lease);
         let request: Request = match serde_json::from_value(run.request.clone()) {
@@ -70,9 +115,8 @@ impl Worker {
         let secrets = match account.secrets() {
             Ok(secrets) => secrets,
             Err(error) => {
-                return self
-                    .put_off(claimed, super::trouble::BLOCKED, &crate::telemetry::Chain(&error).to_string())
-                    .await;
+                let why = crate::telemetry::Chain(&error).to_string();
+                return self.put_off(claimed, super::trouble::BLOCKED, &why).await;
             }
         };
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
@@ -100,6 +144,23 @@ impl Worker {
     async fn submit(&self, hand: &Hand<'_>, watch: Watch<'_>) -> Result<Stepped, StoreError> {
         let (lease, shape) = (&hand.claimed.lease, &hand.request.shape);
         let attempt = Uuid::new_v4();
+        let run = hand.run();
+        let folder = window_folder(&run.job, &run.connection, &hand.request.window);
+        match self.stranger_in(&folder, run.series_id, &run.window_label).await {
+            Ok(None) => {}
+            Ok(Some(stranger)) => {
+                let why = format!(
+                    "the archive holds {stranger}, which the database does not know: run `reportd archive rebuild`, which \
+                     fetches nothing"
+                );
+                return self.put_off(hand.claimed, super::trouble::BLOCKED, &why).await;
+            }
+            Err(OpenError::Store(error)) => return Err(error),
+            Err(error) => {
+                let why = crate::telemetry::Chain(&error).to_string();
+                return self.put_off(hand.claimed, super::trouble::BLOCKED, &why).await;
+            }
+        }
         crash::point("before-intent");
         let patience = Instant::now() + NEAR;
         let probing = loop {
@@ -166,7 +227,7 @@ impl Worker {
         // A ticket in hand outlives a database that is away for a moment: without it nobody could ask for the report.
         let patience = Instant::now() + TICKET_PATIENCE;
         while let Err(error @ StoreError::Database { .. }) = &recorded {
-            let (run, error) = (short(hand.run().id), crate::telemetry::Chain(error));
+            let (run, error) = (short(hand.run().id), crate::telemetry::Chain(error).to_string());
             if Instant::now() > patience {
                 tracing::error!(
                     "ticket {id} of run {run} could not be recorded ({error}); when the database is back: \

@@ -67,6 +67,7 @@ impl Worker {
         );
         self.store.hold(&hand.claimed.lease, &message).await?;
         crash::point("held-committed");
+        tracing::warn!(run.id = %hand.run().id, "a run is held: {message}");
         Ok(Stepped::Moved)
     }
 

@@ -511,7 +511,8 @@ async fn with_a_long_history_status_reads_what_is_unfinished_or_wrong_and_walks_
 #[test]
 fn every_cause_stands_in_the_readme_in_its_order() {
     let readme = std::fs::read_to_string(repository("README.md")).unwrap();
-    let section = readme.split("\n## 5. ").nth(1).unwrap().split("The states of a run").next().unwrap();
+    let section =
+        readme.split("\n`status` tells what needs you").nth(1).unwrap().split("The states of a run").next().unwrap();
     let told: Vec<&str> = section.lines().filter_map(|line| line.strip_prefix("| `")?.split('`').next()).collect();
     assert_eq!(told, Cause::ALL.map(Cause::as_str));
 }

@@ -154,7 +154,7 @@ impl RunStore {
     }
 
     /// The breakers that are open.
-    pub async fn open_breakers(&self) -> Result<Vec<OpenBreakerRow>, StoreError> {
+    pub async fn breakers_that_are_open(&self) -> Result<Vec<OpenBreakerRow>, StoreError> {
         sqlx::query_as(
             "SELECT connection, vendor, breaker_reason AS reason, breaker_opened_at AS since, breaker_by_hand AS by_hand
              FROM connections WHERE breaker_open ORDER BY connection, vendor",

@@ -55,6 +55,15 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    /// The database understood the statement and refuses its values: asking again changes nothing.
+    pub fn is_refusal(&self) -> bool {
+        let StoreError::Database { source: sqlx::Error::Database(error), .. } = self else { return false };
+        // Classes of SQLSTATE: 22 data exceptions, 23 constraints.
+        error.code().is_some_and(|code| code.starts_with("22") || code.starts_with("23"))
+    }
+}
+
 /// Names the operation of a failed statement.
 pub(crate) fn doing(what: &'static str) -> impl FnOnce(sqlx::Error) -> StoreError {
     move |source| StoreError::Database { what, source }

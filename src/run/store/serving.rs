@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgListener;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
@@ -135,6 +136,62 @@ impl RunStore {
         .await
         .map_err(doing("look when the next run is due"))?;
         Ok(seconds.map(|s| Duration::from_secs_f64(s.clamp(0.0, 86_400.0))))
+    }
+}
+
+impl RunStore {
+    /// Accounts whose breaker is open by itself.
+    pub async fn open_breakers(&self) -> Result<Vec<(String, String)>, StoreError> {
+        sqlx::query_as("SELECT connection, vendor FROM connections WHERE breaker_open AND NOT breaker_by_hand")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing("look for open breakers"))
+    }
+
+    /// Lets the runs of an account that wait for a person be looked at now: its secret has changed.
+    pub async fn wake_blocked(&self, connection: &str, vendor: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET next_step_at = reportd_now()
+             WHERE connection = $1 AND vendor = $2 AND state IN ('queued', 'waiting') AND blocked AND lease_token IS NULL",
+        )
+        .bind(connection)
+        .bind(vendor)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("wake the runs of an account"))?;
+        Ok(())
+    }
+
+    /// Which of these manifests the database does not know, though no live run will adopt them.
+    pub async fn unknown_manifests(&self, keys: &[String]) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT key FROM unnest($1::text[]) AS k (key)
+             WHERE NOT EXISTS (SELECT 1 FROM revisions WHERE manifest_path = key) ORDER BY key",
+        )
+        .bind(keys)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("compare the archive with the database"))
+    }
+
+    /// Hears of new runs, on a connection of its own: a hint, which may be lost.
+    pub async fn listen(&self) -> Result<Hints, StoreError> {
+        let what = "listen for new runs";
+        let mut listener = PgListener::connect_with(&self.on_own_connection().pool).await.map_err(doing(what))?;
+        listener.listen("reportd_runs").await.map_err(doing(what))?;
+        Ok(Hints(listener))
+    }
+}
+
+/// Hints that new runs were made.
+#[derive(Debug)]
+pub struct Hints(PgListener);
+
+impl Hints {
+    /// Waits for the next hint.
+    pub async fn next(&mut self) -> Result<(), StoreError> {
+        self.0.recv().await.map_err(doing("listen for new runs"))?;
+        Ok(())
     }
 }
 
