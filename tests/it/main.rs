@@ -35,6 +35,8 @@ mod secrets;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]
+mod status;
+#[cfg(test)]
 mod store;
 #[cfg(test)]
 mod tidy;
@@ -42,3 +44,5 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod why;

@@ -113,6 +113,11 @@ impl Shop {
         self.one::<i64>(sql).await
     }
 
+    /// Runs statements.
+    pub async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
     /// Waits until a statement that counts gives so many.
     pub async fn until_count(&self, sql: &'static str, is: i64) {
         until(sql, || async { self.number(sql).await == is }).await;
