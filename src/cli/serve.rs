@@ -39,7 +39,9 @@ impl Serve {
         let reload = watch_signals(&stop)?;
         let settings = cx.settings()?;
         let health = Health::new();
-        let surface = self.listen(&health, &stop).await?;
+        // Told last: while steps end, /readyz is what says that this process drains.
+        let closed = CancellationToken::new();
+        let surface = self.listen(&health, &closed).await?;
         let Some(app) = open(cx, &settings, &stop).await? else { return Ok(Exit::Done) };
         if let Some(notice) = &app.db.notice {
             note(&format!("reportd: {notice}"));
@@ -48,6 +50,7 @@ impl Serve {
         let served = service::serve(app.worker.clone(), settings, options, health, reload, stop.clone()).await;
         // Also when the service did not start.
         stop.cancel();
+        closed.cancel();
         if let Some(surface) = surface {
             drop(surface.await);
         }
@@ -63,7 +66,7 @@ impl Serve {
     async fn listen(
         &self,
         health: &Health,
-        stop: &CancellationToken,
+        closed: &CancellationToken,
     ) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
         let listener = match surface::listen(self.listen.unwrap_or(LISTEN)).await {
             Ok(listener) => listener,
@@ -76,7 +79,7 @@ impl Serve {
         if let Ok(address) = listener.local_addr() {
             note(&format!("reportd: /healthz and /readyz are on http://{address}"));
         }
-        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), stop.clone()))))
+        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), closed.clone()))))
     }
 }
 
