@@ -120,7 +120,8 @@ struct Service {
     workers: Workers,
     health: Health,
     beaten: Option<Instant>,
-    looked_at_secrets: Instant,
+    /// `None` = to be done at the next beat.
+    looked_at_secrets: Option<Instant>,
     said: Option<String>,
 }
 
@@ -159,7 +160,7 @@ pub async fn serve(
         workers: workers.clone(),
         health,
         beaten: None,
-        looked_at_secrets: Instant::now(),
+        looked_at_secrets: None,
         said: None,
     };
     service.take(&first).await?;
@@ -360,19 +361,18 @@ impl Service {
 
     /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
     async fn look_at_secrets(&mut self) {
-        if self.looked_at_secrets.elapsed() < SECRETS {
+        if self.looked_at_secrets.is_some_and(|at| at.elapsed() < SECRETS) {
             return;
         }
-        self.looked_at_secrets = Instant::now();
+        self.looked_at_secrets = Some(Instant::now());
         let Ok(Ok(open)) = tokio::time::timeout(PATIENCE, self.store.open_breakers()).await else { return };
         let accounts = self.in_force.borrow().worker.accounts.clone();
-        for (connection, vendor) in open {
+        for (connection, vendor, refused) in open {
             let Ok(vendor_word) = vendor.parse::<Vendor>() else { continue };
             let Some((_, account)) = accounts.get(&connection, vendor_word) else { continue };
-            let before = account.secrets().ok().map(|secrets| secrets.fingerprint.clone());
-            let after = account.reload().ok().map(|secrets| secrets.fingerprint.clone());
-            if after.is_some()
-                && before != after
+            let Ok(secrets) = account.reload() else { continue };
+            // Compared with the refused one, not with the one read before: a reload of the files has read it anew already.
+            if refused.as_ref() != Some(&secrets.fingerprint)
                 && let Err(error) = self.store.wake_blocked(&connection, &vendor).await
             {
                 tracing::warn!(error = %Chain(&error), "runs could not be woken after their secret was changed");
@@ -424,6 +424,9 @@ impl Service {
         self.open_breakers_of_missing_secrets(&next).await?;
         tracing::info!(version = next.version, jobs = next.jobs.len(), "jobs are loaded");
         self.in_force.send_replace(Arc::new(next));
+        if fresh {
+            self.looked_at_secrets = None;
+        }
         self.workers.wake();
         Ok(())
     }

@@ -140,9 +140,9 @@ impl RunStore {
 }
 
 impl RunStore {
-    /// Accounts whose breaker is open by itself.
-    pub async fn open_breakers(&self) -> Result<Vec<(String, String)>, StoreError> {
-        sqlx::query_as("SELECT connection, vendor FROM connections WHERE breaker_open AND NOT breaker_by_hand")
+    /// Accounts whose breaker is open by itself, each with the fingerprint of the secret that was refused.
+    pub async fn open_breakers(&self) -> Result<Vec<(String, String, Option<String>)>, StoreError> {
+        sqlx::query_as("SELECT connection, vendor, breaker_secret FROM connections WHERE breaker_open AND NOT breaker_by_hand")
             .fetch_all(&self.pool)
             .await
             .map_err(doing("look for open breakers"))
