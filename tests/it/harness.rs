@@ -57,7 +57,9 @@ pub async fn database() -> (PgPool, String) {
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
     admin.close().await.unwrap();
     let connect = connect.database(&name);
-    let pool = PgPoolOptions::new().max_connections(3).connect_with(connect.clone()).await.unwrap();
+    // The tests end sessions of the program, and never these.
+    let mine = connect.clone().application_name("tests");
+    let pool = PgPoolOptions::new().max_connections(3).connect_with(mine).await.unwrap();
     (pool, connect.to_url_lossy().to_string())
 }
 

@@ -13,7 +13,11 @@ mod embedded;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod firing;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod jaicp;
 #[cfg(test)]
@@ -40,3 +44,5 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod week;
