@@ -60,13 +60,12 @@ async fn at_the_start_the_past_is_decided_by_since_and_each_jobs_own_catch_up() 
     let three = [first(), march(6..=17, "01:00", "missed"), march(18..=20, "01:00", "fired")];
     assert_eq!(shop.ledger("three-days").await, with(three));
     assert_eq!(shop.ledger("paused").await, with([first(), march(6..=20, "01:00", "paused"), vec![]]));
-    assert!(shop.ledger("new").await.is_empty(), "a job without `since` starts with the first instant after it is seen");
-    let listed = [
-        "2026-03-19T01:00 skipped",
-        "2026-03-19T01:30 skipped",
-        "2026-03-20T01:00 fired",
-        "2026-03-20T01:30 covered",
-    ];
+    assert!(
+        shop.ledger("new").await.is_empty(),
+        "a job without `since` starts with the first instant after it is seen"
+    );
+    let listed =
+        ["2026-03-19T01:00 skipped", "2026-03-19T01:30 skipped", "2026-03-20T01:00 fired", "2026-03-20T01:30 covered"];
     assert_eq!(shop.ledger("listed").await, listed);
     let spread = shop.ledger("spread").await;
     let zone = chrono_tz::Asia::Kolkata;
@@ -195,7 +194,8 @@ async fn a_provisional_report_does_not_stand_for_the_final_one_and_a_final_one_s
     shop.clock("2026-03-10T08:59:50Z").await;
     shop.job("day", &format!("delay: 2h\n{}", daily("0 0 * * *", "yesterday")));
     shop.job("so-far", &daily("0 9,18 * * *", "today"));
-    let early = shop.run(&["run-job", "day", "--window", "2026-03-10..2026-03-10", "--at", "2026-03-11T00:30:00"]).await;
+    let early =
+        shop.run(&["run-job", "day", "--window", "2026-03-10..2026-03-10", "--at", "2026-03-11T00:30:00"]).await;
     early.expect(0);
     assert_eq!(shop.holds("day").await, ["2026-03-10 r1 provisional"]);
     let serving = shop.serve().await;
@@ -310,7 +310,8 @@ async fn files_that_break_vanish_or_come_back_change_what_fires_and_lose_nothing
     shop.until_done().await;
     assert_eq!(shop.ledger("gone").await.last().unwrap(), "2026-03-15T06:00 fired");
     assert_eq!(shop.ledger("better").await.len(), 5);
-    let windows = shop.number("SELECT count(*) FROM (SELECT DISTINCT series_id, window_start FROM revisions) AS w").await;
+    let windows =
+        shop.number("SELECT count(*) FROM (SELECT DISTINCT series_id, window_start FROM revisions) AS w").await;
     assert_eq!(i64::try_from(shop.requests()).unwrap(), windows, "no window was asked for twice");
     serving.stop().await;
 }
@@ -467,7 +468,12 @@ async fn serve_refuses_an_archive_that_is_not_the_databases_and_goes_on_after_a_
     shop.run(&["archive", "rebuild"]).await.expect(0);
     let serving = shop.serve().await;
     shop.until_done().await;
-    let covered = ["2026-03-08T06:00 skipped", "2026-03-09T06:00 covered", "2026-03-10T06:00 covered", "2026-03-11T06:00 covered"];
+    let covered = [
+        "2026-03-08T06:00 skipped",
+        "2026-03-09T06:00 covered",
+        "2026-03-10T06:00 covered",
+        "2026-03-11T06:00 covered",
+    ];
     assert_eq!(shop.ledger("day").await, covered);
     assert_eq!(shop.requests(), 3, "nothing that is held was fetched again");
     serving.stop().await;
@@ -515,7 +521,10 @@ async fn sigterm_in_a_long_download_ends_within_the_grace_time_and_the_next_proc
     serving.end().await.expect(0);
     let took = told.elapsed();
     assert!(took < Duration::from_secs(14), "10 s of grace took {took:?}");
-    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE lease_token IS NULL AND state = 'waiting' AND claims = 0").await, 1);
+    assert_eq!(
+        shop.number("SELECT count(*) FROM runs WHERE lease_token IS NULL AND state = 'waiting' AND claims = 0").await,
+        1
+    );
     let started = Instant::now();
     let serving = shop.serve().await;
     shop.until_done().await;
@@ -591,7 +600,8 @@ async fn a_job_of_each_minute_asks_its_vendor_about_at_the_instant() {
     let mut late = Vec::new();
     for n in 0..3 {
         // Two seconds before the next full minute.
-        let to = "SELECT extract(epoch FROM date_trunc('minute', reportd_now()) + interval '58 s' - reportd_now())::float8";
+        let to =
+            "SELECT extract(epoch FROM date_trunc('minute', reportd_now()) + interval '58 s' - reportd_now())::float8";
         let by = shop.one::<f64>(to).await;
         shop.advance(Duration::from_secs_f64(if by < 0.0 { by + 60.0 } else { by })).await;
         let asked = shop.asked_for("report");

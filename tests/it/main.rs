@@ -35,6 +35,8 @@ mod samples;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod smoke;
 #[cfg(test)]
 mod store;

@@ -248,12 +248,11 @@ impl Started {
 
     /// Waits until it said so on stderr.
     pub async fn until_says(&self, text: &str) {
-        until(text, || async { self.said.lock().unwrap().1.contains(text) }).await;
-    }
-
-    /// Waits until it said so on stderr so many times.
-    pub async fn until_says_times(&self, text: &str, times: usize) {
-        until(text, || async { self.said.lock().unwrap().1.matches(text).count() >= times }).await;
+        let start = Instant::now();
+        while !self.stderr().contains(text) {
+            assert!(start.elapsed() < LIMIT, "waited in vain for '{text}'; it said {}", self.stderr());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 
     /// What it said on stderr until now.
@@ -275,7 +274,8 @@ impl Started {
     /// The answer of its HTTP surface: status and body.
     pub async fn http(&self, path: &str) -> (u16, String) {
         let text = self.stderr();
-        let address = text.split_once("are on http://").expect("the address is said").1.lines().next().unwrap().to_owned();
+        let address =
+            text.split_once("are on http://").expect("the address is said").1.lines().next().unwrap().to_owned();
         let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
         stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
         let mut answer = String::new();

@@ -75,7 +75,8 @@ impl Rehearsal {
                 LIVECHAT.to_owned()
             };
             // Outages end; a test that moves the clock by hours at once must not make them look like days of errors.
-            let yaml = format!("zone: {zone}\nschedule: {crons:?}\nwindow: {window}\nsince: {since}\ngive_up: 30d\n{ask}");
+            let yaml =
+                format!("zone: {zone}\nschedule: {crons:?}\nwindow: {window}\nsince: {since}\ngive_up: 30d\n{ask}");
             shop.job(name, &yaml);
         }
         let since: NaiveDate = since.parse().unwrap();
