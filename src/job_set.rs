@@ -94,6 +94,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs) -> Result<
     }
     let mut applied = Applied { version: applying.version, added, changed, removed, kept };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
+        // History that a former name still had, since its run was live at the change, has moved all the same.
+        applying.unchanged().await?;
         return Ok(applied);
     }
     let series: Vec<SeriesChange> = series.into_iter().map(|(change, _)| change).collect();
@@ -171,7 +173,9 @@ async fn changed_series(
     let now = applying.now;
     let change = |(row, rule, job): (&KnownSeries, Rule, Option<&Job>)| {
         let json = rule.to_json();
-        let first = job.filter(|_| row.cursor_at.is_none()).map(|job| first_cursor(&rule, job.since, now));
+        // After a rebuilt database the archive knows how far the schedule had come.
+        let first = |job: &Job| row.last_fire_at.unwrap_or_else(|| first_cursor(&rule, job.since, now));
+        let first = job.filter(|_| row.cursor_at.is_none()).map(first);
         let cursor = row.cursor_at.or(first).unwrap_or(now);
         let mut rules =
             history.get(&row.id).and_then(|rows| Rules::from_rows(rows).ok()).unwrap_or_else(|| Rules::new(Vec::new()));

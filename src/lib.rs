@@ -8,6 +8,8 @@
 //!     --put once--> archive --same transaction: artifacts, run archived--> Postgres
 //! ```
 //!
+//! `run-job` and `fill` insert runs for a person; `serve` inserts them when a schedule says so, and carries all of them on.
+//!
 //! The modules, in the order of that way:
 //!
 //! | module | what it is for |
@@ -20,12 +22,17 @@
 //! | [`job`] | job file -> `Job`; schedules; job + connection + window -> `Request` |
 //! | [`request`] | what one run asks for, and its window; pure data and pure functions |
 //! | [`plan`] | the next fires with their windows and requests; pure |
+//! | [`fire`] | the rule of a series with its history; due instants -> decisions; pure |
 //! | [`run`] | the run: states, back-off, and every SQL statement on runs |
 //! | [`vendor`] | talking to the three vendors: wire types, errors, downloads |
 //! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`job_set`] | the job files in force: folder -> database -> jobs |
+//! | [`service`] | `serve`: pulse, planner, workers, reload, health |
+//! | [`coverage`] | expected windows x what is held -> a calendar; pure but for the one file that reads rows and files |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
+//! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
 //! | [`db`] | which Postgres, its pool, migrations, the embedded cluster |
@@ -34,8 +41,8 @@
 //! Which way a `use` may point (held by `tests/it/tidy.rs`):
 //!
 //! ```text
-//! cli -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
-//!               worker -> plan -> job -> { connection, request, yaml }
+//! cli -> service -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
+//!        service -> { fire, job_set }  worker -> plan -> job -> { connection, request, yaml }
 //! ```
 //!
 //! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in
@@ -48,6 +55,7 @@ pub mod artifact;
 pub mod cli;
 pub mod clock;
 pub mod connection;
+pub mod coverage;
 pub mod crash;
 pub mod db;
 pub mod fire;
@@ -59,10 +67,13 @@ pub mod rehearsal;
 pub mod request;
 pub mod run;
 pub mod sandbox;
+pub mod selected;
 pub mod service;
 pub mod settings;
+pub mod status;
 pub mod telemetry;
 pub mod vendor;
 pub mod view;
+pub mod why;
 pub mod worker;
 pub mod yaml;

@@ -6,6 +6,7 @@ use chrono_tz::Tz;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::coverage::cell::Cell;
 use crate::plan::Planned;
 use crate::request::Call;
 use crate::request::window::{Window, rfc3339_in};
@@ -252,6 +253,40 @@ impl ShowView {
                     detail: event.detail.clone(),
                 })
                 .collect(),
+        }
+    }
+}
+
+/// One window of `coverage`.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct CoverageView {
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
+    /// The window.
+    pub window: WindowView,
+    /// What is there of it.
+    pub state: String,
+    /// The newest revision.
+    pub revision: Option<i32>,
+    /// The run that made it, or that the state speaks of.
+    pub run_id: Option<String>,
+    /// Hash of the newest revision's first file.
+    pub sha256: Option<String>,
+}
+
+impl CoverageView {
+    /// The view of one cell of a series' calendar.
+    pub fn of(job: &str, connection: &str, cell: &Cell) -> CoverageView {
+        CoverageView {
+            job: job.to_owned(),
+            connection: connection.to_owned(),
+            window: WindowView::of(&cell.window),
+            state: cell.state.as_str().to_owned(),
+            revision: cell.held.as_ref().map(|held| held.revision),
+            run_id: cell.run_id().map(|id| id.to_string()),
+            sha256: cell.held.as_ref().and_then(|held| held.sha256.clone()),
         }
     }
 }

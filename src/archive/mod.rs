@@ -164,6 +164,11 @@ impl Archive {
         self.id
     }
 
+    /// Whether there is one: [`Archive::attach`] takes what is not there too.
+    pub fn is_there(&self) -> bool {
+        !self.id.is_nil()
+    }
+
     /// Its folder, absolute.
     pub fn root(&self) -> &Path {
         &self.root
@@ -248,6 +253,22 @@ impl Archive {
         let folder = self.root.join(window_folder);
         let newest = tokio::task::spawn_blocking(move || newest_in(&folder)).await;
         newest.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
+    /// The newest revision in each of these windows' folders that holds one, with the folder's place in the list. One look at
+    /// each, off the async threads: lists are long.
+    pub async fn newest_revisions(&self, window_folders: Vec<String>) -> Result<Vec<(usize, i32)>, ArchiveError> {
+        let root = self.root.clone();
+        let found = tokio::task::spawn_blocking(move || {
+            let mut found = Vec::new();
+            for (place, folder) in window_folders.iter().enumerate() {
+                if let Some(newest) = newest_in(&root.join(folder))? {
+                    found.push((place, newest));
+                }
+            }
+            Ok(found)
+        });
+        found.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
     /// The keys of all manifests, sorted.

@@ -11,6 +11,9 @@ use crate::job_set::{self, Applied, ApplyError};
 #[derive(Debug, Args)]
 pub(super) struct Apply {}
 
+/// Names on one line for people.
+const SHOWN: usize = 20;
+
 #[derive(Serialize)]
 struct Line<'a> {
     version: i64,
@@ -56,7 +59,9 @@ fn tell(cx: &Cx, applied: &Applied) {
     }
     for (word, jobs) in [("added", &applied.added), ("changed", &applied.changed), ("removed", &applied.removed)] {
         if !jobs.is_empty() {
-            say(&format!("{word}: {}", jobs.join(", ")));
+            let more = jobs.len().saturating_sub(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            say(&format!("{word}: {}{more}", jobs[..jobs.len().min(SHOWN)].join(", ")));
         }
     }
     let nothing = if applied.is_unchanged() { "nothing changed; " } else { "" };

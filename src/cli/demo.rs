@@ -10,8 +10,8 @@ use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 use futures_util::StreamExt;
 
+use super::carry::{Carrying, Outcome, run_one, stop_on_signal, worst};
 use super::progress::Board;
-use super::run_job::{Outcome, run_one, stop_on_signal, worst};
 use super::text::size;
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, ArchiveUse, Files};
@@ -94,8 +94,9 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
 async fn run_all(app: &App, fires: &[Planned]) -> (Vec<Outcome>, Vec<Exit>) {
     let stop = stop_on_signal();
     let board = Board::new();
+    let carrying = Carrying { trigger: Trigger::Manual, again: false, until: None };
     let mut results = futures_util::stream::iter(fires)
-        .map(|fire| run_one(app, fire, Trigger::Manual, false, None, &stop, &board))
+        .map(|fire| run_one(app, fire, carrying, None, &stop, &board))
         .buffered(AT_ONCE);
     let (mut outcomes, mut exits) = (Vec::new(), Vec::new());
     while let Some(result) = results.next().await {

@@ -42,16 +42,17 @@ impl Serve {
         let reload = watch_signals(&stop)?;
         let settings = cx.settings()?;
         let health = Health::new();
-        let surface = self.listen(&health, &stop).await?;
-        let Some(app) = open(cx, &settings, &stop).await? else { return Ok(Exit::Done) };
+        // Stopped last, so that whoever watches sees a process that is stopping.
+        let surface_stop = CancellationToken::new();
+        let surface = self.listen(&health, &surface_stop).await?;
+        let Some(app) = open(cx, &settings, &health, &stop).await? else { return Ok(Exit::Done) };
         if let Some(notice) = &app.db.notice {
             note(&format!("reportd: {notice}"));
         }
         let revival = app.db.revival().map(|revival| tokio::spawn(keep_up(revival, health.clone())));
         let options = Options { place: cx.place(), follow: self.follow, clock: cx.clock.clone() };
         let served = service::serve(app.worker.clone(), settings, options, health, reload, stop.clone()).await;
-        // Also when the service did not start.
-        stop.cancel();
+        surface_stop.cancel();
         if let Some(surface) = surface {
             drop(surface.await);
         }
@@ -63,6 +64,7 @@ impl Serve {
         match served {
             Ok(()) => Ok(Exit::Done),
             Err(ServeError::Bond(error)) => Err(error.into()),
+            Err(ServeError::NoJobs(problem)) => Err(Failure::Usage(problem)),
             Err(ServeError::Store(error)) => Err(error.into()),
         }
     }
@@ -71,7 +73,7 @@ impl Serve {
     async fn listen(
         &self,
         health: &Health,
-        stop: &CancellationToken,
+        closed: &CancellationToken,
     ) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
         let listener = match surface::listen(self.listen.unwrap_or(LISTEN)).await {
             Ok(listener) => listener,
@@ -84,7 +86,7 @@ impl Serve {
         if let Ok(address) = listener.local_addr() {
             note(&format!("reportd: /healthz and /readyz are on http://{address}"));
         }
-        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), stop.clone()))))
+        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), closed.clone()))))
     }
 }
 
@@ -102,9 +104,10 @@ async fn keep_up(revival: Revival, health: Health) {
 }
 
 /// Opens database and archive; a database that is not there yet is waited for. `None` = told to stop meanwhile.
-async fn open(cx: &Cx, settings: &Settings, stop: &CancellationToken) -> Result<Option<App>, Failure> {
+async fn open(cx: &Cx, settings: &Settings, health: &Health, stop: &CancellationToken) -> Result<Option<App>, Failure> {
     let started = Instant::now();
     loop {
+        health.turned();
         let who = crate::app::who(&cx.environment, false);
         let opened = App::open(settings, cx.clock.clone(), who, Migration::Always, ArchiveUse::Writes).await;
         match opened {

@@ -81,7 +81,7 @@ pub struct Db {
 /// stops nobody.
 const SESSION: [(&str, &str); 4] = [
     ("statement_timeout", "60s"),
-    ("lock_timeout", "10s"),
+    ("lock_timeout", "15s"),
     ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "reportd"),
 ];

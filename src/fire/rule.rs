@@ -136,6 +136,14 @@ impl Rules {
         self.versions.last().map(|(_, rule)| rule)
     }
 
+    /// The versions, each with the instants `[from, until)` in which it is in force; the first one also counts before.
+    pub fn stretches(&self) -> impl Iterator<Item = (DateTime<Utc>, Option<DateTime<Utc>>, &Rule)> {
+        self.versions.iter().enumerate().map(|(index, (from, rule))| {
+            let from = if index == 0 { DateTime::<Utc>::MIN_UTC } else { *from };
+            (from, self.versions.get(index + 1).map(|(until, _)| *until), rule)
+        })
+    }
+
     /// The version in force at an instant.
     pub fn at(&self, instant: DateTime<Utc>) -> Option<&Rule> {
         let index = self.versions.partition_point(|(from, _)| *from <= instant);

@@ -207,7 +207,8 @@ mod tests {
 
     fn after(health: &Health, seconds: u64) -> (bool, Readiness) {
         let later = Instant::now() + Duration::from_secs(seconds);
-        (health.lock().alive_at(later), health.lock().readiness_at(later))
+        let standing = health.lock();
+        (standing.alive_at(later), standing.readiness_at(later))
     }
 
     #[test]

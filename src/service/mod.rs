@@ -5,6 +5,7 @@
 //! planner.rs   a beat -> due instants -> the ledger and runs
 //! workers.rs   claim what is due -> one step each
 //! reload.rs    config and job files -> what is new
+//! in_force.rs  the set in force, compiled against this process's settings
 //! health.rs    how the process stands; surface.rs  /healthz and /readyz
 //! systemd.rs   READY, STOPPING, WATCHDOG
 //! ```
@@ -13,6 +14,7 @@
 //! at the next beat, because everything that is to be done is a row with a time.
 
 pub mod health;
+pub mod in_force;
 pub mod planner;
 pub mod pulse;
 pub mod reload;
@@ -20,7 +22,6 @@ pub mod surface;
 pub mod systemd;
 pub mod workers;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,19 +32,16 @@ use uuid::Uuid;
 
 use crate::app::Place;
 use crate::clock::Clock;
-use crate::connection::Connection;
-use crate::job::{self, Job, Series};
 use crate::job_set::{self, ApplyError};
-use crate::request::Vendor;
-use crate::run::store::claim::Permit;
 use crate::run::store::serving::{PulseRow, Replica};
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
+use crate::worker::Worker;
 use crate::worker::open::OpenError;
-use crate::worker::{Accounts, Worker};
 use crate::yaml::{Problem, Severity};
 use health::{Health, Part};
+use in_force::InForce;
 use planner::{PassError, Planner};
 use pulse::Pulse;
 use reload::{Loaded, Watcher};
@@ -67,35 +65,12 @@ pub enum ServeError {
     /// Archive and database do not know each other.
     #[error(transparent)]
     Bond(#[from] OpenError),
+    /// There is no job folder, and nothing was ever applied.
+    #[error("{0}")]
+    NoJobs(String),
     /// The database.
     #[error(transparent)]
     Store(#[from] StoreError),
-}
-
-/// What this process works with at the moment; replaced as a whole.
-#[derive(Clone, Debug)]
-pub struct InForce {
-    /// The version of the set that the jobs were compiled from.
-    pub version: i64,
-    /// Raised by every load here.
-    pub generation: i64,
-    /// The settings.
-    pub settings: Settings,
-    /// The jobs, by name.
-    pub jobs: HashMap<String, Job>,
-    /// What makes steps, with the accounts of these settings.
-    pub worker: Worker,
-}
-
-impl InForce {
-    /// A series of the set with its connection; the error says why it cannot be had here.
-    pub fn series(&self, job: &str, connection: &str) -> Result<(&Job, &Series, &Connection), String> {
-        let job = self.jobs.get(job).ok_or("its job file does not go with this config (see reportd validate)")?;
-        let series = job.series.iter().find(|series| series.connection == connection);
-        let found = series.zip(job::connection(&self.settings.connections, connection));
-        let (series, connection) = found.ok_or_else(|| format!("this config has no connection {connection} for it"))?;
-        Ok((job, series, connection))
-    }
 }
 
 /// What `serve` was told.
@@ -120,7 +95,8 @@ struct Service {
     workers: Workers,
     health: Health,
     beaten: Option<Instant>,
-    looked_at_secrets: Instant,
+    /// `None` = to be done at the next beat.
+    looked_at_secrets: Option<Instant>,
     said: Option<String>,
     was_without_database: bool,
 }
@@ -148,7 +124,7 @@ pub async fn serve(
         return Ok(());
     };
     let store = worker.store.on_own_connection();
-    let nothing = InForce { version: -1, generation: 0, settings, jobs: HashMap::new(), worker };
+    let nothing = InForce::nothing(settings, worker);
     let (in_force, seen) = watch::channel(Arc::new(nothing));
     let workers = Workers::new(seen, stop.clone());
     let mut service = Service {
@@ -160,14 +136,21 @@ pub async fn serve(
         workers: workers.clone(),
         health,
         beaten: None,
-        looked_at_secrets: Instant::now(),
+        looked_at_secrets: None,
         said: None,
         was_without_database: false,
     };
-    // A replica that froze in its transaction may hold the set for longer than we wait for a lock: the loop tries again.
     let mut waiting = match service.take(&first).await {
-        Ok(()) => None,
+        Ok(()) => {
+            if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())
+                && service.in_force.borrow().version == 0
+            {
+                return Err(ServeError::NoJobs(problem.text().trim_end().to_owned()));
+            }
+            None
+        }
         Err(error) if error.is_refusal() => return Err(error.into()),
+        // A replica that froze in its transaction may hold the set for longer than we wait for a lock: the loop tries again.
         Err(error) => {
             tracing::warn!(error = %Chain(&error), "the files wait to be applied");
             Some(first)
@@ -175,7 +158,8 @@ pub async fn serve(
     };
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
-    tokio::spawn(hear(service.store.clone(), workers.clone(), stop.clone()));
+    tokio::spawn(workers.clone().hear(service.store.clone()));
+    tokio::spawn(workers.clone().sweep());
     let steps = tokio::spawn(workers.run());
     let mut pulse = Pulse::start();
     let mut due: Option<Instant> = Some(Instant::now());
@@ -226,31 +210,6 @@ pub async fn serve(
     Ok(())
 }
 
-/// Wakes the workers when somebody makes runs.
-async fn hear(store: RunStore, workers: Workers, stop: CancellationToken) {
-    while !stop.is_cancelled() {
-        let listening = async {
-            let mut hints = store.listen().await?;
-            loop {
-                hints.next().await?;
-                workers.wake();
-            }
-        };
-        let ended: Result<(), StoreError> = tokio::select! {
-            ended = listening => ended,
-            () = stop.cancelled() => return,
-        };
-        if let Err(error) = ended {
-            // Only a hint is lost: the timers go on.
-            tracing::debug!(error = %Chain(&error), "no hints of new runs");
-        }
-        tokio::select! {
-            () = tokio::time::sleep(Duration::from_secs(5)) => {}
-            () = stop.cancelled() => return,
-        }
-    }
-}
-
 impl Service {
     /// One beat: ask what is due, and do it. Returns when the next instant is due, if that is before the next beat.
     async fn turn(&mut self) -> Option<Instant> {
@@ -258,14 +217,11 @@ impl Service {
         let row = match tokio::time::timeout(PATIENCE, self.store.pulse()).await {
             Ok(Ok(row)) => row,
             Ok(Err(error)) => return self.without_database(&Chain(&error).to_string()),
-            Err(_) => return self.without_database("it does not answer"),
+            Err(_) => return self.without_database("no answer within 20 s"),
         };
         self.health.trouble(Part::Database, None);
         if std::mem::take(&mut self.was_without_database) {
-            // A network that swallowed packets leaves connections that never answer nor end. Steps under way keep theirs.
-            let now = Arc::clone(&self.in_force.borrow());
-            let worker = Worker { store: now.worker.store.on_new_connections(), ..now.worker.clone() };
-            self.in_force.send_replace(Arc::new(InForce { worker, ..(*now).clone() }));
+            self.in_force.send_modify(|now| *now = Arc::new(now.on_new_connections()));
         }
         if let Some(wait) = row.next_step_at.map(|at| (at - row.now).to_std().unwrap_or_default()) {
             match wait {
@@ -303,13 +259,10 @@ impl Service {
     async fn plan(&mut self, row: &PulseRow) -> Result<bool, String> {
         if row.version != self.in_force.borrow().version {
             let loaded = tokio::time::timeout(LONG, self.load_set(None)).await;
-            let why = match loaded {
-                Ok(Ok(())) => None,
-                Ok(Err(error)) => Some(Chain(&error).to_string()),
-                Err(_) => Some("the database does not answer".to_owned()),
-            };
-            if let Some(why) = why {
-                return Err(format!("the set of jobs in force could not be read: {why}"));
+            match loaded {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(unread(&error)),
+                Err(_) => return Err(NO_ANSWER.to_owned()),
             }
         }
         if row.next_fire_at.is_none_or(|at| at > row.now) {
@@ -328,18 +281,20 @@ impl Service {
             Ok(Err(PassError::Changed)) => Ok(true),
             Ok(Err(PassError::Store(error))) => {
                 self.renew_connection();
-                Err(Chain(&error).to_string())
+                tracing::warn!(error = %Chain(&error), "a planner pass failed");
+                Err("a statement of the planner failed (see the log)".to_owned())
             }
             Err(_) => {
                 self.renew_connection();
-                Err("the database does not answer".to_owned())
+                Err(NO_ANSWER.to_owned())
             }
         }
     }
 
     /// The database does not answer: the loop's connection is made anew, and the next beat asks again.
     fn without_database(&mut self, why: &str) -> Option<Instant> {
-        self.health.trouble(Part::Database, Some(why.to_owned()));
+        // What a probe may know; the log has the cause.
+        self.health.trouble(Part::Database, Some("it does not answer".to_owned()));
         self.tell(Some(&format!("the database does not answer: {why}")));
         self.was_without_database = true;
         self.renew_connection();
@@ -374,25 +329,17 @@ impl Service {
         }
     }
 
-    /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
+    /// Looks now and then whether a refused or missing secret was changed.
     async fn look_at_secrets(&mut self) {
-        if self.looked_at_secrets.elapsed() < SECRETS {
+        if self.looked_at_secrets.is_some_and(|at| at.elapsed() < SECRETS) {
             return;
         }
-        self.looked_at_secrets = Instant::now();
-        let Ok(Ok(open)) = tokio::time::timeout(PATIENCE, self.store.open_breakers()).await else { return };
-        let accounts = self.in_force.borrow().worker.accounts.clone();
-        for (connection, vendor) in open {
-            let Ok(vendor_word) = vendor.parse::<Vendor>() else { continue };
-            let Some((_, account)) = accounts.get(&connection, vendor_word) else { continue };
-            let before = account.secrets().ok().map(|secrets| secrets.fingerprint.clone());
-            let after = account.reload().ok().map(|secrets| secrets.fingerprint.clone());
-            if after.is_some()
-                && before != after
-                && let Err(error) = self.store.wake_blocked(&connection, &vendor).await
-            {
-                tracing::warn!(error = %Chain(&error), "runs could not be woken after their secret was changed");
-            }
+        self.looked_at_secrets = Some(Instant::now());
+        let in_force = Arc::clone(&self.in_force.borrow());
+        match tokio::time::timeout(PATIENCE, in_force.look_at_secrets(&self.store)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "changed secrets could not be looked for"),
+            Err(_) => self.renew_connection(),
         }
     }
 
@@ -418,57 +365,26 @@ impl Service {
         self.load_set(Some(loaded.settings.clone())).await
     }
 
-    /// Compiles the set in force against new settings, or the present ones.
+    /// Loads the set in force, with new settings or the present ones.
     async fn load_set(&mut self, settings: Option<Settings>) -> Result<(), StoreError> {
-        let set = self.store.job_set().await?;
-        let now = Arc::clone(&self.in_force.borrow());
+        let present = Arc::clone(&self.in_force.borrow());
         let fresh = settings.is_some();
-        let settings = settings.unwrap_or_else(|| now.settings.clone());
-        if fresh && settings.archive != now.settings.archive {
-            tracing::warn!("`archive` was changed in the config: that takes effect when reportd serve is started anew");
-        }
-        let jobs = job_set::compile(&set, &settings.connections, &settings.defaults, self.options.clock.now());
-        for problem in jobs.problems.iter().filter(|p| p.severity == Severity::Error) {
-            tracing::error!("a job of the set in force does not go with this config: {}", problem.text().trim_end());
-        }
-        let mut worker = now.worker.clone();
-        if fresh {
-            worker.accounts = Accounts::new(&settings, &worker.store.instance().await?.salt);
-        }
-        let jobs: HashMap<String, Job> = jobs.jobs.into_iter().map(|job| (job.name.clone(), job)).collect();
-        let next = InForce { version: set.version, generation: now.generation + 1, settings, jobs, worker };
-        self.open_breakers_of_missing_secrets(&next).await?;
+        let next = present.next(&self.store, settings, self.options.clock.now()).await?;
         tracing::info!(version = next.version, jobs = next.jobs.len(), "jobs are loaded");
         self.in_force.send_replace(Arc::new(next));
+        if fresh {
+            self.looked_at_secrets = None;
+        }
         self.workers.wake();
         Ok(())
     }
+}
 
-    /// A secret that is missing is a vendor that would refuse us: the runs wait, and `status` says so.
-    async fn open_breakers_of_missing_secrets(&self, next: &InForce) -> Result<(), StoreError> {
-        let mut seen = std::collections::HashSet::new();
-        for job in next.jobs.values() {
-            for series in &job.series {
-                if !seen.insert((&series.connection, job.vendor())) {
-                    continue;
-                }
-                let Some((_, account)) = next.worker.accounts.get(&series.connection, job.vendor()) else { continue };
-                let Err(error) = account.secrets() else { continue };
-                let reason = format!("the secret cannot be read: {}", Chain(&error));
-                let permit = Permit {
-                    connection: &account.connection,
-                    vendor: account.vendor.as_str(),
-                    requests_per_second: account.limits.requests_per_second,
-                    max_in_flight: account.limits.max_in_flight,
-                    secret: "",
-                };
-                if self.store.open_breaker(&permit, &reason, false).await? {
-                    tracing::warn!(connection = permit.connection, vendor = permit.vendor, "{reason}; its runs wait");
-                }
-            }
-        }
-        Ok(())
-    }
+const NO_ANSWER: &str = "the database does not answer";
+
+fn unread(error: &StoreError) -> String {
+    tracing::warn!(error = %Chain(error), "the set of jobs in force could not be read");
+    "the set of jobs in force could not be read (see the log)".to_owned()
 }
 
 fn tell_of(problem: &Problem) {

@@ -8,7 +8,7 @@ use std::collections::HashMap;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::InForce;
+use super::in_force::InForce;
 use crate::connection::Connection;
 use crate::fire::Outcome;
 use crate::fire::decide::{Decision, Facts, Pass, Pause, Verdict, decide};

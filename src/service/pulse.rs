@@ -172,10 +172,9 @@ mod tests {
     impl Pulse {
         /// The scheduler ends, as by a defect of its own; the watchdog does not know.
         fn break_scheduler(&mut self) {
-            let nobody = Arc::new(Notify::new());
             self.scheduler = Scheduler { trouble: Arc::default(), _alive: CancellationToken::new().drop_guard() };
-            // Whatever is on its way goes nowhere.
-            self.beats = nobody;
+            // A beat that is on its way already goes nowhere.
+            self.beats = Arc::new(Notify::new());
         }
 
         fn be_patient_for(&mut self, patience: Duration) {
@@ -241,8 +240,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_scheduler_ends_with_its_pulse_and_leaves_no_task() {
-        let pulse = Pulse::start();
+        let mut pulse = Pulse::start();
         let beats = Arc::downgrade(&pulse.beats);
+        assert_eq!(within(Duration::from_secs(3), pulse.beat()).await, Beat::Scheduler);
         pulse.stop();
         within(Duration::from_secs(3), async {
             while beats.strong_count() > 0 {

@@ -13,13 +13,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
-use super::{InForce, PATIENCE};
+use super::PATIENCE;
+use super::in_force::InForce;
 use crate::request::Vendor;
-use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;
 use crate::run::store::serving::Claimant;
+use crate::run::store::{RunStore, StoreError};
+use crate::telemetry::Chain;
 use crate::worker::Worker;
-use crate::worker::step::Stepped;
+use crate::worker::step::{INTERRUPTED, Stepped};
 
 /// Steps at once. Most of a step is waiting for a vendor; memory for one is some tens of KiB.
 const STEPS: u32 = 128;
@@ -30,6 +32,9 @@ const AHEAD_S: f64 = 2.0;
 /// How long a worker sleeps at most; the pulse wakes it when something is due.
 const SLEEP: Duration = Duration::from_secs(5);
 
+/// Between two looks for deletions at the vendors that were left over.
+const SWEEP: Duration = Duration::from_secs(60);
+
 /// Between two claims, so that steps that end together are followed by one claim.
 const BREATH: Duration = Duration::from_millis(5);
 
@@ -38,6 +43,9 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// A step whose lease has been gone for so long hangs (a network that swallows packets); its run is another's by now.
 const LOST: Duration = Duration::from_secs(240);
+
+/// When a step is made again in which the database failed.
+const AGAIN: Duration = Duration::from_secs(5);
 
 type Account = (String, Vendor);
 
@@ -105,7 +113,7 @@ impl Workers {
             let claimed = match tokio::time::timeout(PATIENCE, self.claim(turn)).await {
                 Ok(Ok(claimed)) => claimed,
                 Ok(Err(error)) => {
-                    tracing::warn!(error = %crate::telemetry::Chain(&error), "runs could not be claimed");
+                    tracing::warn!(error = %Chain(&error), "runs could not be claimed");
                     0
                 }
                 Err(_) => {
@@ -123,6 +131,48 @@ impl Workers {
         }
         self.tracker.close();
         self.tracker.wait().await;
+    }
+
+    /// Wakes the workers when somebody makes runs. Only hints: when one is lost, the timers go on.
+    pub async fn hear(self, store: RunStore) {
+        while !self.stop.is_cancelled() {
+            let listening = async {
+                let mut hints = store.listen().await?;
+                loop {
+                    hints.next().await?;
+                    self.wake();
+                }
+            };
+            let ended: Result<(), StoreError> = tokio::select! {
+                ended = listening => ended,
+                () = self.stop.cancelled() => return,
+            };
+            if let Err(error) = ended {
+                tracing::debug!(error = %Chain(&error), "no hints of new runs");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SLEEP) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
+    }
+
+    /// Makes up for deletions at the vendors that were left over.
+    pub async fn sweep(self) {
+        while !self.stop.is_cancelled() {
+            let worker = self.in_force.borrow().worker.clone();
+            let swept = tokio::select! {
+                swept = worker.sweep() => swept,
+                () = self.stop.cancelled() => return,
+            };
+            if let Err(error) = swept {
+                tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+            }
+            tokio::select! {
+                () = tokio::time::sleep(SWEEP) => {}
+                () = self.stop.cancelled() => return,
+            }
+        }
     }
 
     /// One claim; returns how many runs it took.
@@ -215,7 +265,11 @@ async fn step_of(worker: &Worker, claimed: &Claimed, stop: &CancellationToken) {
         Ok(Stepped::LeaseLost) => tracing::info!("the run is another worker's now, or an operator's"),
         Ok(Stepped::NeedsPerson(why)) => tracing::warn!("the run waits for a person: {why}"),
         Err(error) => {
-            tracing::warn!(error = %crate::telemetry::Chain(&error), "a step stopped; the run is found again when its lease ends");
+            tracing::warn!(error = %Chain(&error), "a step stopped; it is made again");
+            // If this fails too, the run is found again when its lease ends.
+            if let Err(error) = worker.store.release_later(&claimed.lease, AGAIN, INTERRUPTED).await {
+                tracing::debug!(error = %Chain(&error), "the run could not be given back");
+            }
         }
     }
 }

@@ -10,12 +10,12 @@ use super::hand::{FurtherCalls, Hand};
 use super::step::Stepped;
 use super::trouble::BLOCKED;
 use crate::archive::manifest::{Manifest, ManifestWindow, SCHEMA_VERSION, fire_text};
-use crate::archive::{ArchiveError, Stored, revision_folder};
+use crate::archive::{ArchiveError, Stored, revision_folder, window_folder};
 use crate::artifact::Spooled;
 use crate::crash;
 use crate::request::{Request, Shape};
 use crate::run::state::{Event, State};
-use crate::run::store::revision::{ArtifactRow, RevisionRow};
+use crate::run::store::revision::{ArtifactRow, NewestManifest, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{Lease, Run, Trigger};
 use crate::vendor::{self, Collected};
@@ -116,6 +116,10 @@ impl Worker {
             let entries = self.archive.link(&folder, facts.attempt, &files).await?;
             crash::point("files-linked");
             let before = self.store.newest_manifest(run.series_id, &run.window_label).await?;
+            // The chain is that of one folder: a renamed job begins another.
+            let window = window_folder(&run.job, &run.connection, &request.window);
+            let before =
+                before.filter(|b| b.manifest_path.strip_prefix(&window).is_some_and(|rest| rest.starts_with('/')));
             let manifest = manifest(facts, self.archive.id(), revision, before.as_ref(), entries);
             match self.archive.put_manifest(&folder, &manifest).await {
                 Ok(stored) => {
@@ -126,6 +130,7 @@ impl Worker {
                     crash::point("manifest-put");
                     let (row, artifacts) = rows(run.series_id, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
+                    self.want_deletion(run, request).await?;
                     self.store.archived(facts.lease, run.id, &row, &artifacts).await?;
                     return Ok(row);
                 }
@@ -164,6 +169,7 @@ impl Worker {
             tracing::warn!(run.id = %run.id, error = %crate::telemetry::Chain(&error), "an archived revision could not be synced");
             return Ok(false);
         }
+        self.want_deletion(run, &hand.request).await?;
         self.store.archived(Some(&hand.claimed.lease), run.id, &row, &artifacts).await?;
         self.store.event(run.id, "adopted", "its manifest was in the archive already").await?;
         if let Shape::JaicpReport { delete_after: true, .. } = hand.request.shape {
@@ -172,8 +178,16 @@ impl Worker {
         Ok(true)
     }
 
+    /// Notes before the commit that the task is to be deleted after it: a crash in between must not leave it at the vendor.
+    async fn want_deletion(&self, run: &Run, request: &Request) -> Result<(), StoreError> {
+        match (&request.shape, run.attempt_id) {
+            (Shape::JaicpReport { delete_after: true, .. }, Some(attempt)) => self.store.want_deletion(attempt).await,
+            _ => Ok(()),
+        }
+    }
+
     /// Deletes the task at the vendor, now that its file is archived. What goes wrong here is told and changes nothing.
-    async fn delete_task(&self, hand: &Hand<'_>) -> Result<(), StoreError> {
+    pub(super) async fn delete_task(&self, hand: &Hand<'_>) -> Result<(), StoreError> {
         let run = hand.run();
         let (Some(ticket), Some(attempt)) = (&run.ticket, run.attempt_id) else { return Ok(()) };
         let permits = FurtherCalls::new(&self.store, hand);
@@ -195,7 +209,7 @@ fn manifest(
     facts: &Facts<'_>,
     archive_id: Uuid,
     revision: i32,
-    before: Option<&(i32, String)>,
+    before: Option<&NewestManifest>,
     files: Vec<crate::archive::manifest::FileEntry>,
 ) -> Manifest {
     let (run, request) = (facts.run, facts.request);
@@ -210,8 +224,8 @@ fn manifest(
         fire_at: fire_text(run.fire_at, request.window.zone()),
         window: ManifestWindow::of(&request.window),
         revision,
-        supersedes: before.map(|(revision, _)| *revision),
-        previous_manifest_sha256: before.map(|(_, sha256)| sha256.clone()),
+        supersedes: before.map(|b| b.revision),
+        previous_manifest_sha256: before.map(|b| b.manifest_sha256.clone()),
         state: if facts.empty { State::Empty } else { State::Archived }.as_str().to_owned(),
         provisional: run.provisional,
         request: request.call.redacted(),

@@ -8,6 +8,7 @@
 //! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
+//! sweep.rs    deletions at the vendor that were left over
 //! rebuild.rs  manifests -> rows, for `archive rebuild`
 //! ```
 
@@ -18,6 +19,7 @@ pub mod lease;
 pub mod open;
 pub mod rebuild;
 pub mod step;
+mod sweep;
 mod trouble;
 
 use std::collections::HashMap;

@@ -28,6 +28,11 @@ pub enum OpenError {
         "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
     )]
     Strangers(String),
+    /// The archive that the database belongs to is not there.
+    #[error(
+        "the database belongs to an archive, and there is none in {0}: mount or restore it, or correct `archive` in the config"
+    )]
+    NoArchive(String),
     /// The database says that the archive holds it, and it does not.
     #[error(
         "the database says that the archive holds {0}, which is not there: restore it, or fetch it anew with --again"
@@ -83,6 +88,20 @@ impl Worker {
         match self.store.instance().await?.archive_id {
             Some(id) if id == self.archive.id() => Ok(()),
             _ => Err(OpenError::OtherArchive(self.archive.root().display().to_string())),
+        }
+    }
+
+    /// The same for one who only reads: nothing is bonded, and while neither is there yet that is no trouble.
+    pub async fn check_bond_to_read(&self) -> Result<(), OpenError> {
+        let root = || self.archive.root().display().to_string();
+        match self.store.instance().await?.archive_id {
+            Some(id) if id == self.archive.id() => Ok(()),
+            Some(_) if !self.archive.is_there() => Err(OpenError::NoArchive(root())),
+            Some(_) => Err(OpenError::OtherArchive(root())),
+            None if self.archive.is_there() && !self.archive.manifest_keys().await?.is_empty() => Err(
+                OpenError::Strangers(format!("the archive in {} holds revisions, and the database knows none", root())),
+            ),
+            None => Ok(()),
         }
     }
 
@@ -156,10 +175,7 @@ impl Worker {
         let keys = self.archive.manifest_keys().await?;
         for key in self.store.unknown_manifests(&keys).await? {
             let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
-            // Asked again at last: another process may have committed its run between our two looks.
-            if !self.will_be_adopted(folder).await?
-                && !self.store.unknown_manifests(std::slice::from_ref(&key)).await?.is_empty()
-            {
+            if !self.will_be_adopted(folder).await? {
                 return Err(OpenError::Strangers(format!(
                     "the archive holds {folder}, which the database does not know"
                 )));
@@ -172,7 +188,7 @@ impl Worker {
     async fn check_folder(&self, planned: &Planned, series: i64) -> Result<(), OpenError> {
         let Some(window) = &planned.window else { return Ok(()) };
         let folder = window_folder(&planned.job, &planned.connection, window);
-        match self.stranger_in(&folder, series, &window.label()).await? {
+        match self.stranger_in(&folder, &[series], &window.label()).await? {
             None => Ok(()),
             Some(folder) => {
                 Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
@@ -180,34 +196,34 @@ impl Worker {
         }
     }
 
-    /// The newest revision in a window's folder, when the database does not know it and no live run will adopt it.
+    /// The newest revision in a window's folder, when the database does not know it of any of these series and no live run
+    /// will adopt it.
     pub(crate) async fn stranger_in(
         &self,
         folder: &str,
-        series: i64,
+        series: &[i64],
         label: &str,
     ) -> Result<Option<String>, OpenError> {
         let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(None) };
-        let known = async || {
-            let known = self.store.newest_manifest(series, label).await?.map(|(revision, _)| revision);
-            Ok::<_, OpenError>(known.is_some_and(|known| known >= newest))
-        };
-        let newest_folder = format!("{folder}/r{newest}");
-        // Asked again at last: another process may have committed its run between our two looks.
-        if known().await? || self.will_be_adopted(&newest_folder).await? || known().await? {
-            return Ok(None);
+        for series in series {
+            let known = self.store.newest_manifest(*series, label).await?.map(|newest| newest.revision);
+            if known.is_some_and(|known| known >= newest) {
+                return Ok(None);
+            }
         }
-        Ok(Some(newest_folder))
+        let folder = format!("{folder}/r{newest}");
+        Ok((!self.will_be_adopted(&folder).await?).then_some(folder))
     }
 
-    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it.
+    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
+    /// since the database was asked: another process archives while this one looks.
     async fn will_be_adopted(&self, folder: &str) -> Result<bool, OpenError> {
-        match self.archive.manifest(folder).await? {
-            Some(stored) => {
-                let run = self.store.run(stored.manifest.run_id).await?;
-                Ok(run.is_some_and(|run| !run.state.is_terminal()))
-            }
-            None => Ok(true),
+        let Some(stored) = self.archive.manifest(folder).await? else { return Ok(true) };
+        let id = stored.manifest.run_id;
+        if self.store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
+            return Ok(true);
         }
+        let known = self.store.revision_of(id).await?;
+        Ok(known.is_some_and(|row| row.manifest_path.strip_suffix("/manifest.json") == Some(folder)))
     }
 }

@@ -149,7 +149,7 @@ impl Worker {
         let attempt = Uuid::new_v4();
         let run = hand.run();
         let folder = window_folder(&run.job, &run.connection, &hand.request.window);
-        match self.stranger_in(&folder, run.series_id, &run.window_label).await {
+        match self.stranger_in(&folder, &[run.series_id], &run.window_label).await {
             Ok(None) => {}
             Ok(Some(stranger)) => {
                 let why = format!(

@@ -157,6 +157,19 @@ async fn a_delete_that_fails_is_told_and_changes_nothing() {
     shop.run(&["archive", "verify"]).await.expect(0);
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_delete_that_was_left_over_is_made_up_for_by_serve() {
+    let shop = shop().await;
+    shop.job("tidy", &format!("{MESSAGES}  delete_after: true\n"));
+    shop.fault("jaicp.delete=500:1");
+    shop.job_ends(&["tidy", "--at", &noon(1)], 0).await;
+    assert_eq!(shop.sandbox.deleted(), 0);
+    shop.advance(std::time::Duration::from_secs(3600)).await;
+    let _serve = shop.start(&["serve", "--listen", "127.0.0.1:0"]);
+    shop.until_count("SELECT count(*) FROM remote_tasks WHERE deleted_at IS NOT NULL AND delete_at IS NULL", 1).await;
+    assert_eq!((shop.sandbox.deleted(), shop.sandbox.account_wide_deletes()), (1, 0));
+}
+
 fn rows_of(bytes: &[u8]) -> Vec<Value> {
     std::str::from_utf8(bytes).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }

@@ -7,13 +7,19 @@ mod bik;
 #[cfg(test)]
 mod contract;
 #[cfg(test)]
+mod coverage;
+#[cfg(test)]
 mod crash;
 #[cfg(test)]
 mod embedded;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod firing;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod jaicp;
 #[cfg(test)]
@@ -39,7 +45,11 @@ mod secrets;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]
+mod siege;
+#[cfg(test)]
 mod smoke;
+#[cfg(test)]
+mod status;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
@@ -48,3 +58,7 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod week;
+#[cfg(test)]
+mod why;

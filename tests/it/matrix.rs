@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::crash::{Kind, POINTS, Random, SERVING, verify};
 use crate::harness::Shop;
-use crate::serving::{HOUR, bik, daily, expected, hourly};
+use crate::siege::{HOUR, bik, daily, expected, hourly};
 use crate::verbs::{JAICP, LEASES, LIVECHAT, QUERY, Started};
 
 #[tokio::test(flavor = "multi_thread")]

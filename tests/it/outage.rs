@@ -17,7 +17,7 @@ use tokio::net::TcpStream;
 
 use crate::crash::verify;
 use crate::harness::Shop;
-use crate::serving::{BEGIN, DatabaseRelay, HOUR, Way, bik, expected, hourly, took};
+use crate::siege::{BEGIN, DatabaseRelay, HOUR, Way, bik, expected, hourly, took};
 use crate::vendors::Relay;
 use crate::verbs::{JAICP, LEASES, LIVECHAT, Started};
 
@@ -74,9 +74,26 @@ impl Shop {
 
 /// A PostgreSQL server of a test's own, which it may kill.
 struct Server {
-    _root: tempfile::TempDir,
     options: EmbeddedOptions,
     embedded: Embedded,
+    /// Removed after the server has ended.
+    _root: tempfile::TempDir,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let file = self.options.dir.join("data/postmaster.pid");
+        if file.exists() {
+            self.signal(Signal::QUIT);
+        }
+        // It removes files of its own while it ends, which would make the removal of the folder fail.
+        for _ in 0..200 {
+            if !file.exists() {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
 }
 
 impl Server {
@@ -87,7 +104,7 @@ impl Server {
         let dir = root.path().join("pg");
         let options = EmbeddedOptions { dir, pg_bin: None, search_path: None, durable: true };
         let embedded = Embedded::up(&options).await.unwrap();
-        Server { _root: root, options, embedded }
+        Server { options, embedded, _root: root }
     }
 
     /// Moves a shop's data here, which is empty.
@@ -116,7 +133,18 @@ fn kill(data: &Path, signal: Signal) {
     rustix::process::kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
 }
 
+/// Each of these waits for time limits, so they wait together.
 #[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_database_costs_no_ticket_and_no_fire() {
+    tokio::join!(
+        a_database_that_is_killed_or_restarted_in_the_middle_of_calls_costs_no_ticket_and_no_fire(),
+        a_database_without_a_free_connection_is_waited_for(),
+        the_embedded_database_is_started_again_when_it_is_killed(),
+        out_of_reach(Way::Refused, Duration::ZERO),
+        out_of_reach(Way::Swallowed, Duration::ZERO),
+    );
+}
+
 async fn a_database_that_is_killed_or_restarted_in_the_middle_of_calls_costs_no_ticket_and_no_fire() {
     let mut server = Server::up().await;
     let mut shop = Shop::open().await;
@@ -133,11 +161,8 @@ async fn a_database_that_is_killed_or_restarted_in_the_middle_of_calls_costs_no_
     }
     serving.stop().await;
     shop.assert_whole().await;
-    shop.pool.close().await;
-    drop(server.embedded.release().await);
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_database_without_a_free_connection_is_waited_for() {
     let server = Server::up().await;
     let mut shop = Shop::open().await;
@@ -164,8 +189,6 @@ async fn a_database_without_a_free_connection_is_waited_for() {
     shop.goes_on(&serving).await;
     serving.stop().await;
     shop.assert_whole().await;
-    shop.pool.close().await;
-    drop(server.embedded.release().await);
 }
 
 /// Connects until the server has no connection left.
@@ -181,16 +204,6 @@ async fn take_all(options: &PgConnectOptions) -> Vec<PgConnection> {
             }
         }
     }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_refuses_connections_for_a_while_costs_no_ticket_and_no_fire() {
-    out_of_reach(Way::Refused, Duration::ZERO).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_network_that_swallows_what_is_sent_to_the_database_costs_no_ticket_and_no_fire() {
-    out_of_reach(Way::Swallowed, Duration::ZERO).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -219,7 +232,6 @@ async fn out_of_reach(way: Way, longer: Duration) {
     shop.assert_whole().await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn the_embedded_database_is_started_again_when_it_is_killed() {
     let shop = Shop::open().await;
     shop.job("ratings", &format!("schedule: \"* * * * *\"\nwindow: previous_hour\n{LIVECHAT}"));

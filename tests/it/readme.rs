@@ -157,6 +157,12 @@ fn every_state_failure_class_and_window_word_stands_in_the_readme() {
     for state in State::ALL {
         assert!(text.contains(&format!("\n| `{state}` |")), "{state}");
     }
+    for state in reportd::coverage::cell::State::ALL {
+        let row =
+            text.lines().find(|line| line.contains(&format!(" | `{state}` | "))).unwrap_or_else(|| panic!("{state}"));
+        assert_eq!(row.contains("| fine |"), state.is_held(), "{row}");
+        assert_eq!(row.ends_with("| fetches it |"), state.is_gap(), "{row}");
+    }
     let classes = [
         F::Refused,
         F::VendorFailed,

@@ -8,7 +8,7 @@ use sqlx::{PgConnection, PgTransaction};
 
 use crate::crash::verify;
 use crate::harness::Shop;
-use crate::serving::{DatabaseRelay, HOUR, Way, bik, expected, hourly, took};
+use crate::siege::{DatabaseRelay, HOUR, Way, bik, expected, hourly, took};
 use crate::verbs::{JAICP, LEASES, LIVECHAT, QUERY, Started, until};
 
 /// A frozen process is put out of its transaction by the server after 10 s; the rest is for a pulse and a busy machine.
@@ -127,7 +127,25 @@ async fn a_rate_and_a_number_of_runs_at_once_hold_over_all_processes() {
     assert!(took >= least, "35 calls within {took:?}, which at {A_SECOND} a second take {least:?} at least");
 }
 
+/// Each of these waits for PostgreSQL's and our own time limits, so they wait together.
 #[tokio::test(flavor = "multi_thread")]
+async fn one_that_freezes_or_is_cut_off_keeps_nobody_from_anything_for_long() {
+    tokio::join!(
+        one_that_freezes_while_it_decides_keeps_others_from_those_series_for_seconds_and_from_no_other(),
+        an_apply_that_freezes_in_its_transaction_keeps_schedules_waiting_for_seconds_only(),
+        one_that_starts_while_another_is_frozen_in_its_transaction_waits_for_it_and_then_serves(),
+        one_that_is_cut_off_from_the_database_loses_its_runs_says_so_and_goes_on_by_itself(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_set_of_jobs_changes_for_all_at_once_and_only_when_somebody_changes_it() {
+    tokio::join!(
+        a_set_that_is_applied_is_fired_by_all_that_follow_it_within_seconds_and_nothing_twice(),
+        two_with_different_folders_do_not_take_turns_at_changing_the_set(),
+    );
+}
+
 async fn one_that_freezes_while_it_decides_keeps_others_from_those_series_for_seconds_and_from_no_other() {
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
@@ -169,7 +187,6 @@ async fn one_that_freezes_while_it_decides_keeps_others_from_those_series_for_se
     shop.assert_held_once("halves").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn an_apply_that_freezes_in_its_transaction_keeps_schedules_waiting_for_seconds_only() {
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
@@ -198,7 +215,6 @@ async fn an_apply_that_freezes_in_its_transaction_keeps_schedules_waiting_for_se
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn one_that_starts_while_another_is_frozen_in_its_transaction_waits_for_it_and_then_serves() {
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
@@ -261,7 +277,6 @@ async fn what_a_frozen_worker_writes_when_it_wakes_is_refused_but_for_a_ticket()
     verify(&shop).await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn one_that_is_cut_off_from_the_database_loses_its_runs_says_so_and_goes_on_by_itself() {
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
@@ -315,7 +330,6 @@ async fn one_whose_clock_is_an_hour_off_fires_nothing_says_so_and_carries_runs()
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn a_set_that_is_applied_is_fired_by_all_that_follow_it_within_seconds_and_nothing_twice() {
     let shop = Shop::at_begin().await;
     shop.job("ratings", &hourly(SINCE, LIVECHAT));
@@ -347,7 +361,6 @@ async fn a_set_that_is_applied_is_fired_by_all_that_follow_it_within_seconds_and
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
 async fn two_with_different_folders_do_not_take_turns_at_changing_the_set() {
     let shop = Shop::at_begin().await;
     let folders = ["one", "two"].map(|name| shop.folder.path().join(name));

@@ -293,7 +293,8 @@ fn command(folder: &Folder, program: &Path) -> Command {
     let mut command = Command::new(program);
     command.current_dir(folder.path()).process_group(0).stdin(Stdio::null());
     command.env("LC_ALL", "C").env("TZ", "UTC");
-    for variable in ["PGDATA", "PGPORT", "PG_GRANDPARENT_PID"] {
+    // The last three are ours: a PostgreSQL that speaks to systemd would announce itself in our name.
+    for variable in ["PGDATA", "PGPORT", "PG_GRANDPARENT_PID", "NOTIFY_SOCKET", "WATCHDOG_USEC", "WATCHDOG_PID"] {
         command.env_remove(variable);
     }
     if let Some(account) = folder.account() {

@@ -152,6 +152,24 @@ impl RunStore {
         Ok(())
     }
 
+    /// Gives a claim back after the database failed in the middle of the step, for a little later. A run whose call may be
+    /// under way keeps its lease.
+    pub async fn release_later(&self, lease: &Lease, after: Duration, note: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE runs SET lease_token = NULL, lease_until = NULL, claims = GREATEST(claims - 1, 0), note = $4,
+                 next_step_at = GREATEST(next_step_at, reportd_now() + make_interval(secs => $3))
+             WHERE id = $1 AND lease_token = $2 AND state IN ('queued', 'waiting')",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(after.as_secs_f64())
+        .bind(note)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("give a run back"))?;
+        Ok(())
+    }
+
     /// Puts a run off that was found in `submitting` and cannot be decided now, for want of a secret: it stays as it is, and
     /// the claim that found it does not count.
     pub async fn park(&self, lease: &Lease, after: Duration, note: &str) -> Result<(), StoreError> {

@@ -52,6 +52,8 @@ pub struct KnownSeries {
     pub cursor_at: Option<DateTime<Utc>>,
     /// The newest version of its rule.
     pub rule: Option<Value>,
+    /// For a series that was never in force: the newest instant whose report the archive holds.
+    pub last_fire_at: Option<DateTime<Utc>>,
 }
 
 /// What becomes of one series.
@@ -138,7 +140,10 @@ impl Applying<'_> {
         // The planner moves cursors: nobody may between this look and the change.
         sqlx::query_as(
             "SELECT id, job, connection, in_force, cursor_at,
-                    (SELECT rule FROM series_rules WHERE series_id = series.id ORDER BY from_at DESC LIMIT 1) AS rule
+                    (SELECT rule FROM series_rules WHERE series_id = series.id ORDER BY from_at DESC LIMIT 1) AS rule,
+                    CASE WHEN cursor_at IS NULL THEN (
+                        SELECT max(fire_at) FROM revisions WHERE series_id = series.id AND trigger = 'schedule'
+                    ) END AS last_fire_at
              FROM series ORDER BY id FOR NO KEY UPDATE",
         )
         .fetch_all(&mut *self.tx)
@@ -159,6 +164,11 @@ impl Applying<'_> {
             rules.entry(series).or_default().push((from, rule));
         }
         Ok(rules)
+    }
+
+    /// Ends without a change of the set; what was taken over stays so.
+    pub async fn unchanged(self) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(doing("take over the history of a renamed job"))
     }
 
     /// Writes the change and raises the version; returns it.

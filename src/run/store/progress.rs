@@ -3,12 +3,14 @@
 use std::time::Duration;
 
 use serde_json::Value;
+use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
+use super::claim::Claimed;
 use super::{RunStore, StoreError, doing, fenced};
 use crate::request::Seen;
 use crate::run::state::{Event, State, next, sources};
-use crate::run::{FailureClass, Lease};
+use crate::run::{FailureClass, Lease, Run};
 
 /// What became of a create's call, for its row in `remote_tasks`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -277,9 +279,50 @@ impl RunStore {
         fenced(done.rows_affected())
     }
 
+    /// Notes that the task is to be deleted at the vendor once its run is archived.
+    pub async fn want_deletion(&self, attempt: Uuid) -> Result<(), StoreError> {
+        sqlx::query("UPDATE remote_tasks SET delete_at = reportd_now() + interval '5 minutes' WHERE attempt_id = $1")
+            .bind(attempt)
+            .execute(&self.pool)
+            .await
+            .map_err(doing("note that a task is to be deleted"))?;
+        Ok(())
+    }
+
+    /// Takes up to `limit` tasks of archived runs whose deletion is due, and puts the next try an hour off; after a week
+    /// nobody tries any more. Each comes with its run, which is not claimed by this.
+    pub async fn deletions_due(&self, limit: i64) -> Result<Vec<Claimed>, StoreError> {
+        let what = "take the deletions that are due";
+        let rows = sqlx::query(
+            "WITH due AS (
+                 SELECT task.attempt_id FROM remote_tasks task JOIN runs ON runs.id = task.run_id
+                 WHERE task.delete_at <= reportd_now() AND task.ticket IS NOT NULL
+                     AND runs.state IN ('archived', 'empty') AND runs.attempt_id = task.attempt_id
+                 ORDER BY task.delete_at LIMIT $1 FOR NO KEY UPDATE OF task SKIP LOCKED
+             ), taken AS (
+                 UPDATE remote_tasks SET delete_at = CASE WHEN finished_at > reportd_now() - interval '7 days'
+                                                         THEN reportd_now() + interval '1 hour' END
+                 FROM due WHERE remote_tasks.attempt_id = due.attempt_id
+                 RETURNING remote_tasks.run_id
+             )
+             SELECT runs.*, reportd_now() AS taken_at FROM runs JOIN taken ON taken.run_id = runs.id",
+        )
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing(what))?;
+        rows.iter()
+            .map(|row| {
+                let run = Run::from_row(row).map_err(doing(what))?;
+                let at = row.try_get("taken_at").map_err(doing(what))?;
+                Ok(Claimed { lease: Lease { run: run.id, token: Uuid::nil() }, run, taken_over: false, at })
+            })
+            .collect()
+    }
+
     /// Notes that the task was deleted at the vendor.
     pub async fn task_deleted(&self, attempt: Uuid) -> Result<(), StoreError> {
-        sqlx::query("UPDATE remote_tasks SET deleted_at = reportd_now() WHERE attempt_id = $1")
+        sqlx::query("UPDATE remote_tasks SET deleted_at = reportd_now(), delete_at = NULL WHERE attempt_id = $1")
             .bind(attempt)
             .execute(&self.pool)
             .await

@@ -72,6 +72,17 @@ pub struct RevisionRow {
     pub archived_at: DateTime<Utc>,
 }
 
+/// The newest revision of a window's name.
+#[derive(Clone, Debug, FromRow)]
+pub struct NewestManifest {
+    /// Its number.
+    pub revision: i32,
+    /// Key of its manifest: under the job's former name, if that was renamed since.
+    pub manifest_path: String,
+    /// Hash of its manifest.
+    pub manifest_sha256: String,
+}
+
 impl RunStore {
     /// The newest revision of a window, if the archive holds one.
     pub async fn held(
@@ -101,10 +112,10 @@ impl RunStore {
             .map_err(doing("look up the revision of a run"))
     }
 
-    /// Key and hash of the newest manifest in a window's folder, for the chain of revisions.
-    pub async fn newest_manifest(&self, series: i64, label: &str) -> Result<Option<(i32, String)>, StoreError> {
+    /// The newest revision of a window's name.
+    pub async fn newest_manifest(&self, series: i64, label: &str) -> Result<Option<NewestManifest>, StoreError> {
         sqlx::query_as(
-            "SELECT revision, manifest_sha256 FROM revisions WHERE series_id = $1 AND window_label = $2
+            "SELECT revision, manifest_path, manifest_sha256 FROM revisions WHERE series_id = $1 AND window_label = $2
              ORDER BY revision DESC LIMIT 1",
         )
         .bind(series)
@@ -227,11 +238,15 @@ impl RunStore {
         let what = "adopt a revision from its manifest";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let known: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3)",
+            // A renamed job's revisions belong to another series than their manifests say.
+            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3)
+                 OR EXISTS (SELECT 1 FROM revisions WHERE manifest_path = $4 AND manifest_sha256 = $5)",
         )
         .bind(row.series_id)
         .bind(&row.window_label)
         .bind(row.revision)
+        .bind(&row.manifest_path)
+        .bind(&row.manifest_sha256)
         .fetch_one(&mut *tx)
         .await
         .map_err(doing(what))?;

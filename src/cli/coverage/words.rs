@@ -1,0 +1,207 @@
+//! What is not held, in words, each with the command that ends it.
+
+use chrono::NaiveDate;
+
+use super::paint::Paint;
+use crate::coverage::cell::{Cell, State};
+use crate::coverage::look::Calendar;
+use crate::request::window::Window;
+use crate::worker::step::short;
+
+/// Ranges of one state that are listed; more are counted.
+const LISTED: usize = 8;
+
+/// Why a calendar is empty.
+pub(super) const NOTHING_EXPECTED: &str = "no window is expected: none was due in this time, or nobody has said where to begin (`since` in the job file, or --from)";
+
+/// Windows of one state that follow each other.
+#[derive(Clone, Debug)]
+pub(crate) struct Gap<'a> {
+    /// Their state.
+    pub(crate) state: State,
+    /// The windows.
+    pub(crate) cells: &'a [Cell],
+}
+
+impl Gap<'_> {
+    /// Which windows, from the first to the last.
+    pub(crate) fn range(&self) -> String {
+        match (self.cells.first(), self.cells.last()) {
+            (Some(first), Some(last)) => range(&first.window, &last.window, self.cells.len()),
+            _ => String::new(),
+        }
+    }
+}
+
+/// `2026-11-03`, or `2026-11-03 to 2026-11-07`; of weeks also how many.
+fn range(first: &Window, last: &Window, count: usize) -> String {
+    let (a, b) = (name(first), name(last));
+    match (first.whole_days(), last.whole_days()) {
+        _ if count == 1 => a,
+        // Weeks, whose names are ranges themselves.
+        (Some((from, _)), Some((_, to))) if a.contains(" to ") || b.contains(" to ") => {
+            format!("{from} to {to} ({count} windows)")
+        }
+        _ => format!("{a} to {b}"),
+    }
+}
+
+/// `1 window`, `3 windows`.
+pub(crate) fn counted(count: usize, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+/// A window as people say it: its label, or local times where that is two UTC instants.
+fn name(window: &Window) -> String {
+    if window.whole_days().is_some() {
+        return window.label().replace("--", " to ");
+    }
+    let local = |text: String| text.get(..16).map(|head| head.replace('T', " ")).unwrap_or(text);
+    let (start, end) = (local(window.start_rfc3339()), local(window.end_rfc3339()));
+    match (start.split_once(' '), end.split_once(' ')) {
+        (Some((day, _)), Some((other, time))) if day == other => format!("{start}-{time}"),
+        _ => format!("{start} - {end}"),
+    }
+}
+
+/// What is neither held nor empty, as ranges in order of time.
+pub(crate) fn gaps<'a>(calendar: &'a Calendar<'_>) -> Vec<Gap<'a>> {
+    let chunks = calendar.cells.chunk_by(|a, b| a.state == b.state);
+    let gaps = chunks.filter_map(|cells| Some(Gap { state: cells.first()?.state, cells }));
+    gaps.filter(|gap| !matches!(gap.state, State::Held | State::Empty)).collect()
+}
+
+/// `ratings@north   yesterday, 30 6 * * * (Asia/Kolkata), from 2026-11-01`.
+pub(super) fn title(calendar: &Calendar<'_>) -> String {
+    let mut what: Vec<String> = Vec::new();
+    what.extend(calendar.job.window.map(|window| window.to_string()));
+    let crons: Vec<&str> = calendar.series.crons.iter().map(crate::job::schedule::Cron::text).collect();
+    what.push(if crons.is_empty() { "by hand only".to_owned() } else { crons.join(" and ") });
+    let since = calendar.job.since.map_or_else(String::new, |date| format!(", since {date}"));
+    format!("{}   {} ({}){since}", calendar.name(), what.join(", "), calendar.series.zone.name())
+}
+
+/// Counts, and what is not held with the command that ends it.
+pub(super) fn summary(calendar: &Calendar<'_>) -> String {
+    let (all, held) = (calendar.cells.len(), calendar.cells.iter().filter(|cell| cell.state.is_held()).count());
+    let or_waived = if calendar.count(State::Waived) > 0 { " or waived" } else { "" };
+    let mut out = match (all, held) {
+        (1, 1) => format!("the one window is held{or_waived}\n"),
+        (all, held) if all == held => format!("all {all} windows are held{or_waived}\n"),
+        (all, held) => format!("{held} of {all} windows are held{or_waived}\n"),
+    };
+    let gaps = gaps(calendar);
+    for state in State::ALL {
+        let gaps: Vec<_> = gaps.iter().filter(|gap| gap.state == state).collect();
+        let Some(first) = gaps.first() else { continue };
+        let count = calendar.count(state);
+        let mut ranges: Vec<String> = gaps.iter().take(LISTED).map(|gap| gap.range()).collect();
+        if gaps.len() > LISTED {
+            ranges.push(format!("and {} more stretches", gaps.len() - LISTED));
+        }
+        out.push_str(&format!("\n{count} {}   {}\n", state.as_str().replace('_', " "), ranges.join(", ")));
+        for line in what_to_do(calendar, state, first.cells) {
+            out.push_str(&format!("    {line}\n"));
+        }
+    }
+    if calendar.besides > 0 {
+        let besides = counted(calendar.besides, "window");
+        out.push_str(&format!("\nheld besides: {besides} that the schedule does not name\n"));
+    }
+    out
+}
+
+fn what_to_do(calendar: &Calendar<'_>, state: State, cells: &[Cell]) -> Vec<String> {
+    let name = calendar.name();
+    let fill = format!("reportd fill {name}");
+    let run = cells.first().and_then(Cell::run_id).map(short).unwrap_or_default();
+    match state {
+        State::Missing | State::Missed => vec![fill],
+        State::Paused => {
+            let reason = calendar.job.paused.as_ref().map(|reason| format!("its file says paused: {reason}"));
+            let resume = match reason {
+                Some(reason) => reason,
+                None => format!("reportd resume {name}   (fires again, if it is still paused)"),
+            };
+            vec![resume, format!("{fill}   (fetches what was paused)")]
+        }
+        State::Failed => vec![format!("reportd show {run}   (why)"), format!("{fill}   (once more)")],
+        State::NeedsYou => {
+            vec![format!("reportd show {run}   (what for), then reportd resolve {run}, or what it says")]
+        }
+        State::InFlight => vec![format!("reportd show {run}")],
+        State::Damaged => {
+            let mut lines: Vec<String> = calendar.damage.iter().take(LISTED).map(|(_, why)| why.clone()).collect();
+            lines.push("restore it from a copy of the archive, or fetch a new revision:".to_owned());
+            lines.extend(again(&name, cells));
+            lines
+        }
+        State::Stale => {
+            again(&name, cells).into_iter().map(|line| format!("{line}   (asks as the job says now)")).collect()
+        }
+        State::Waived => {
+            let waivers = calendar.job.waivers.iter();
+            waivers.map(|waiver| format!("{} to {}: {}", waiver.from, waiver.to, waiver.reason)).collect()
+        }
+        State::Provisional | State::Empty | State::Held => Vec::new(),
+    }
+}
+
+/// How the first of these windows, or all of them, are fetched once more.
+fn again(name: &str, cells: &[Cell]) -> Option<String> {
+    let days = |cell: &Cell| cell.window.whole_days();
+    let (first, _) = days(cells.first()?)?;
+    let (_, last) = days(cells.last()?)?;
+    let each_a_day = cells.iter().filter_map(days).all(|(from, to): (NaiveDate, NaiveDate)| from == to);
+    match (cells.len(), each_a_day) {
+        (1, _) => Some(format!("reportd run-job {name} --window {first}..{last} --again")),
+        (_, true) => Some(format!("reportd run-job {name} --window {first}..{last} --each day --again")),
+        _ => {
+            let (_, end) = days(cells.first()?)?;
+            Some(format!("reportd run-job {name} --window {first}..{end} --again   (and so on)"))
+        }
+    }
+}
+
+/// The end of a strip: `complete`, or what is not held.
+pub(super) fn verdict(calendar: &Calendar<'_>) -> String {
+    let all = calendar.cells.len();
+    if !calendar.scheduled {
+        return format!("by hand only, {all} held");
+    }
+    let counts: Vec<String> = State::ALL
+        .into_iter()
+        .filter(|state| !state.is_held())
+        .map(|state| (state, calendar.count(state)))
+        .filter(|(_, count)| *count > 0)
+        .map(|(state, count)| format!("{count} {}", state.as_str().replace('_', " ")))
+        .collect();
+    match (all, counts.is_empty()) {
+        (0, _) => "nothing expected".to_owned(),
+        (all, true) => format!("{all} of {all}, complete"),
+        (all, false) => {
+            let held = calendar.cells.iter().filter(|cell| cell.state.is_held()).count();
+            format!("{held} of {all}: {}", counts.join(", "))
+        }
+    }
+}
+
+/// What is held of a series that no schedule names windows of.
+pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
+    if calendar.cells.is_empty() {
+        return "nothing is held, and nothing is expected: the job has no schedule\n".to_owned();
+    }
+    let names: Vec<String> = calendar.cells.iter().map(|cell| name(&cell.window)).collect();
+    let wide = names.iter().map(String::len).max().unwrap_or(0);
+    let mut out = String::new();
+    for (cell, name) in calendar.cells.iter().zip(names) {
+        let state = paint.text(cell.state, cell.state.as_str());
+        let space = " ".repeat(12 - cell.state.as_str().len());
+        let revision = cell.held.as_ref().map_or(0, |held| held.revision);
+        let run = cell.run_id().map(short).unwrap_or_default();
+        out.push_str(&format!("  {name:<wide$}  {state}{space}  r{revision}  run {run}\n"));
+    }
+    let held = counted(calendar.cells.len(), "window");
+    out.push_str(&format!("held: {held}; nothing is expected, because the job has no schedule\n"));
+    out
+}

@@ -1,0 +1,400 @@
+//! Reads what is known of many series at once, and puts the calendars together. The only impure file of this module; it
+//! writes nothing.
+//!
+//! Some statements for a whole batch of series, never one for each. Before anything is said the archive's folders are looked
+//! at: a window that the archive holds and the database does not know stops the look, because `fill` would fetch it again.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+use futures_util::StreamExt;
+use thiserror::Error;
+
+use super::Span;
+use super::cell::{Cell, Facts, State, Today, cells, held_cells};
+use super::wanted::{Expectation, TooMany, Wanted};
+use crate::archive::verify::hash_file;
+use crate::archive::window_folder;
+use crate::connection::Connection;
+use crate::fire::rule::{Rule, Rules};
+use crate::job::resolve::Mailing;
+use crate::job::{Job, Series, series_name};
+use crate::plan::{Covering, planned};
+use crate::request::window::Window;
+use crate::run::store::StoreError;
+use crate::run::store::calendar::{Range, SeriesRow};
+use crate::worker::Worker;
+use crate::worker::open::OpenError;
+
+/// Series that are looked at in one go: enough that statements are few, few enough that memory stays flat.
+pub const BATCH: usize = 200;
+
+/// Files that are hashed at once.
+const HASHES: usize = 4;
+
+/// A series, as the job files have it.
+pub type Chosen<'a> = (&'a Job, &'a Series, &'a Connection);
+
+/// What is looked for.
+#[derive(Clone, Debug)]
+pub struct Look<'a> {
+    /// Reads rows and files.
+    pub worker: &'a Worker,
+    /// Names of all jobs that there are: none of them is another's former name.
+    pub names: &'a HashSet<&'a str>,
+    /// The dates.
+    pub span: Span,
+    /// Hash the bytes again.
+    pub verify: bool,
+    /// The database's present instant.
+    pub now: DateTime<Utc>,
+}
+
+/// What was hashed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Checked {
+    /// Revisions.
+    pub revisions: usize,
+    /// Files.
+    pub files: usize,
+    /// Bytes.
+    pub bytes: u64,
+}
+
+/// The calendar of one series.
+#[derive(Clone, Debug)]
+pub struct Calendar<'a> {
+    /// Its job.
+    pub job: &'a Job,
+    /// It.
+    pub series: &'a Series,
+    /// Its connection.
+    pub connection: &'a Connection,
+    /// Its rows in the database, the former names' too.
+    pub ids: Vec<i64>,
+    /// Some schedule names windows; else what is held is all there is to say.
+    pub scheduled: bool,
+    /// Its windows in order of time.
+    pub cells: Vec<Cell>,
+    /// Held windows in the same time that no schedule names.
+    pub besides: usize,
+    /// What is wrong with damaged windows.
+    pub damage: Vec<(Window, String)>,
+    /// What was hashed.
+    pub checked: Checked,
+}
+
+impl Calendar<'_> {
+    /// `job@connection`.
+    pub fn name(&self) -> String {
+        series_name(&self.job.name, &self.connection.name)
+    }
+
+    /// How many cells are in a state.
+    pub fn count(&self, state: State) -> usize {
+        self.cells.iter().filter(|cell| cell.state == state).count()
+    }
+}
+
+/// Why nothing can be said.
+#[derive(Debug, Error)]
+pub enum LookError {
+    /// Archive and database do not know each other.
+    #[error(transparent)]
+    Open(#[from] OpenError),
+    /// The database failed.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Too much was asked for.
+    #[error("{series}: {source}")]
+    TooMany {
+        /// Of which series.
+        series: String,
+        /// How much.
+        source: TooMany,
+    },
+    /// A newer reportd wrote the rules.
+    #[error("read the stored rules of {series}: {why}; this reportd may be older than the one that wrote them")]
+    Rules {
+        /// Whose.
+        series: String,
+        /// Why not.
+        why: String,
+    },
+}
+
+/// One series on its way to a calendar.
+struct Begun<'a> {
+    chosen: Chosen<'a>,
+    rows: Vec<SeriesRow>,
+    scheduled: bool,
+    wanted: Vec<Wanted>,
+    facts: Facts,
+}
+
+impl<'a> Look<'a> {
+    /// The calendars of some series, in their order. Ask for at most [`BATCH`] at a time.
+    pub async fn at(&self, chosen: &[Chosen<'a>]) -> Result<Vec<Calendar<'a>>, LookError> {
+        let mut begun = self.begin(chosen).await?;
+        self.read(&mut begun).await?;
+        let mut calendars: Vec<Calendar<'a>> = begun.into_iter().map(|one| self.calendar(one)).collect();
+        self.refuse_strangers(&calendars).await?;
+        if self.verify {
+            for calendar in &mut calendars {
+                self.hash(calendar).await?;
+            }
+        }
+        Ok(calendars)
+    }
+
+    /// The names under which a series' history may stand, its own first.
+    fn names_of(&self, job: &'a Job) -> impl Iterator<Item = &'a str> {
+        let former = job.was.iter().map(String::as_str).filter(|name| !self.names.contains(name));
+        std::iter::once(job.name.as_str()).chain(former)
+    }
+
+    async fn begin(&self, chosen: &[Chosen<'a>]) -> Result<Vec<Begun<'a>>, LookError> {
+        let names: Vec<(String, String)> = chosen
+            .iter()
+            .flat_map(|(job, series, _)| self.names_of(job).map(|name| (name.to_owned(), series.connection.clone())))
+            .collect();
+        let mut rows: HashMap<(String, String), SeriesRow> = HashMap::new();
+        for row in self.worker.store.series_named(&names).await? {
+            rows.insert((row.job.clone(), row.connection.clone()), row);
+        }
+        let ids: Vec<i64> = rows.values().map(|row| row.id).collect();
+        let mut versions: HashMap<i64, Vec<_>> = HashMap::new();
+        for (series, from, rule) in self.worker.store.rules_of(&ids).await? {
+            versions.entry(series).or_default().push((from, rule));
+        }
+        let mut begun = Vec::with_capacity(chosen.len());
+        for (job, series, connection) in chosen.iter().copied() {
+            let found = |name: &str| rows.get(&(name.to_owned(), series.connection.clone())).cloned();
+            let rows: Vec<SeriesRow> = self.names_of(job).filter_map(found).collect();
+            // Of versions that begin at one instant the last counts: the own name's.
+            let stored: Vec<_> = rows.iter().rev().filter_map(|row| versions.get(&row.id)).flatten().cloned().collect();
+            let named = || series_name(&job.name, &series.connection);
+            let rules = Rules::from_rows(&stored).map_err(|why| LookError::Rules { series: named(), why })?;
+            let rules = with_today(rules, Rule::of(job, series), self.now);
+            let expectation = Expectation {
+                rules: &rules,
+                zone: series.zone,
+                since: job.since,
+                first_seen: rows.iter().filter_map(|row| row.first_seen_at).min(),
+                earliest_held: rows.iter().filter_map(|row| row.earliest_held).min(),
+                span: self.span,
+                delay: TimeDelta::from_std(job.policy.delay).unwrap_or(TimeDelta::MAX),
+                now: self.now,
+            };
+            let wanted = expectation.windows().map_err(|source| LookError::TooMany { series: named(), source })?;
+            let scheduled = expectation.is_scheduled();
+            begun.push(Begun { chosen: (job, series, connection), rows, scheduled, wanted, facts: Facts::default() });
+        }
+        Ok(begun)
+    }
+
+    /// Fills in the facts of all of them.
+    async fn read(&self, begun: &mut [Begun<'a>]) -> Result<(), StoreError> {
+        let (mut windows, mut fires, mut ids) = (Vec::new(), Vec::new(), Vec::new());
+        let mut place: HashMap<i64, usize> = HashMap::new();
+        for (n, one) in begun.iter().enumerate() {
+            let Some((from, until)) = self.starts(one) else { continue };
+            for row in &one.rows {
+                place.insert(row.id, n);
+                windows.push(Range { series: row.id, from, until });
+                if let (Some(first), Some(last)) = (one.wanted.first(), one.wanted.last()) {
+                    let until = last.fire_at + TimeDelta::seconds(1);
+                    fires.push(Range { series: row.id, from: first.fire_at, until });
+                    ids.push(row.id);
+                }
+            }
+        }
+        let store = &self.worker.store;
+        for row in store.held_in(&windows).await? {
+            begun[place[&row.series_id]].facts.held.push(row);
+        }
+        for row in store.live_of(&ids).await? {
+            begun[place[&row.series_id]].facts.live.push(row);
+        }
+        windows.retain(|range| !begun[place[&range.series]].wanted.is_empty());
+        for row in store.ended_in(&windows).await? {
+            begun[place[&row.series_id]].facts.ended.push(row);
+        }
+        for row in store.unfired_in(&fires).await? {
+            begun[place[&row.series_id]].facts.unfired.push(row);
+        }
+        Ok(())
+    }
+
+    /// Between which instants the windows start that are looked at; `None` = there are none.
+    fn starts(&self, one: &Begun<'_>) -> Option<(DateTime<Utc>, DateTime<Utc>)> {
+        if !one.scheduled {
+            let ever = "0001-01-01T00:00:00Z".parse().unwrap_or(DateTime::<Utc>::UNIX_EPOCH);
+            return Some((ever, self.span.end(one.chosen.1.zone).unwrap_or(self.now)));
+        }
+        let first = one.wanted.iter().map(|one| one.window.start()).min()?;
+        let last = one.wanted.iter().map(|one| one.window.start()).max()?;
+        Some((first, last + TimeDelta::seconds(1)))
+    }
+
+    fn calendar(&self, one: Begun<'a>) -> Calendar<'a> {
+        let Begun { chosen: (job, series, connection), rows, scheduled, wanted, mut facts } = one;
+        // What is asked depends on the window by its zone alone.
+        let hashes: RefCell<HashMap<Tz, String>> = RefCell::default();
+        let content_hash = |window: &Window| {
+            if let Some(hash) = hashes.borrow().get(&window.zone()) {
+                return Some(hash.clone());
+            }
+            let covering = Some(Covering::Window(*window));
+            let hash = planned(job, series, connection, window.end(), covering, Mailing::Quiet).request?.content_hash;
+            hashes.borrow_mut().insert(window.zone(), hash.clone());
+            Some(hash)
+        };
+        let today = Today { waivers: &job.waivers, content_hash: &content_hash };
+        let (mut cells, besides) = if scheduled {
+            cells(wanted, facts, &today)
+        } else {
+            facts.held.retain(|row| {
+                let zone = row.window_zone.parse().unwrap_or(series.zone);
+                let window = Window::new(row.window_start, row.window_end, zone);
+                window.is_some_and(|window| self.span.overlaps(&window, series.zone))
+            });
+            (held_cells(facts, &today), 0)
+        };
+        cells.sort_by_key(|cell| (cell.window.end(), cell.window.start()));
+        Calendar {
+            job,
+            series,
+            connection,
+            ids: rows.iter().map(|row| row.id).collect(),
+            scheduled,
+            cells,
+            besides,
+            damage: Vec::new(),
+            checked: Checked::default(),
+        }
+    }
+
+    /// No window that the database does not know as held is in the archive, but for one that a live run is about to adopt.
+    async fn refuse_strangers(&self, calendars: &[Calendar<'a>]) -> Result<(), OpenError> {
+        if !self.worker.archive.is_there() {
+            return Ok(());
+        }
+        let mut places = Vec::new();
+        let mut folders = Vec::new();
+        for (n, calendar) in calendars.iter().enumerate() {
+            for cell in calendar.cells.iter().filter(|cell| cell.held.is_none()) {
+                for name in self.names_of(calendar.job) {
+                    places.push((n, cell.window.label()));
+                    folders.push(window_folder(name, &calendar.connection.name, &cell.window));
+                }
+            }
+        }
+        let found = self.worker.archive.newest_revisions(folders.clone()).await?;
+        // A folder may be known by another window of its name: a job's zone was changed.
+        let of = |(place, _): &(usize, i32)| {
+            let (n, label) = &places[*place];
+            calendars[*n].ids.iter().map(move |id| (*id, label.as_str()))
+        };
+        let asked: Vec<(i64, &str)> = found.iter().flat_map(of).collect();
+        let mut known: HashMap<(i64, String), i32> = HashMap::new();
+        for (series, label, revision) in self.worker.store.newest_in_folders(&asked).await? {
+            known.insert((series, label), revision);
+        }
+        for (place, newest) in found {
+            let (n, label) = &places[place];
+            let ids = &calendars[*n].ids;
+            if ids.iter().any(|id| known.get(&(*id, label.clone())).is_some_and(|known| *known >= newest)) {
+                continue;
+            }
+            if let Some(folder) = self.worker.stranger_in(&folders[place], ids, label).await? {
+                let what = format!("the archive holds {folder}, which the database does not know");
+                return Err(OpenError::Strangers(what));
+            }
+        }
+        Ok(())
+    }
+
+    /// Hashes every file of what is held, and its manifest, and marks what is not as it was.
+    async fn hash(&self, calendar: &mut Calendar<'a>) -> Result<(), StoreError> {
+        let held: Vec<_> = calendar.cells.iter().filter_map(|cell| cell.held.as_deref()).collect();
+        let revisions: Vec<_> =
+            held.iter().map(|row| (row.series_id, row.window_label.clone(), row.revision)).collect();
+        let mut files: HashMap<_, Vec<(String, String)>> = HashMap::new();
+        for (row, key) in held.iter().zip(&revisions) {
+            files.entry(key.clone()).or_default().push((row.manifest_path.clone(), row.manifest_sha256.clone()));
+        }
+        for row in self.worker.store.files_of(&revisions).await? {
+            let key = (row.series_id, row.window_label, row.revision);
+            files.entry(key).or_default().push((row.path, row.sha256));
+        }
+        let mut checked = Checked { revisions: revisions.len(), ..Checked::default() };
+        let tasks = calendar.cells.iter().enumerate().filter_map(|(n, cell)| {
+            let row = cell.held.as_deref()?;
+            let key = (row.series_id, row.window_label.clone(), row.revision);
+            let paths = files.remove(&key)?;
+            let paths: Vec<_> =
+                paths.into_iter().map(|(path, sha256)| (self.worker.archive.path(&path), path, sha256)).collect();
+            Some((n, paths))
+        });
+        let tasks: Vec<_> = tasks.collect();
+        let mut results = futures_util::stream::iter(tasks)
+            .map(async |(n, paths)| {
+                let hashed = tokio::task::spawn_blocking(move || trouble(&paths)).await;
+                (n, hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
+            })
+            .buffered(HASHES);
+        while let Some((n, (files, bytes, trouble))) = results.next().await {
+            checked.files += files;
+            checked.bytes += bytes;
+            if let Some(why) = trouble {
+                calendar.cells[n].state = State::Damaged;
+                calendar.damage.push((calendar.cells[n].window, why));
+            }
+        }
+        drop(results);
+        calendar.checked = checked;
+        Ok(())
+    }
+}
+
+/// The stored rules with the job file's on top: what nobody applied yet counts from now on, or for all time where nothing is
+/// stored.
+fn with_today(mut stored: Rules, today: Rule, now: DateTime<Utc>) -> Rules {
+    match stored.newest() {
+        None => return Rules::only(today),
+        Some(newest) if newest.to_json() == today.to_json() => {}
+        Some(_) => stored.then(now, today),
+    }
+    stored
+}
+
+/// Hashes files; how many, how many bytes, and the first thing that is wrong.
+fn trouble(files: &[(std::path::PathBuf, String, String)]) -> (usize, u64, Option<String>) {
+    let mut bytes = 0;
+    for (at, path, sha256) in files {
+        match hash_file(at) {
+            Ok((size, found)) => {
+                bytes += size;
+                if found != *sha256 {
+                    return (
+                        files.len(),
+                        bytes,
+                        Some(format!("{path}: sha256 is {}…, not {}…", &found[..8], head(sha256))),
+                    );
+                }
+            }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                return (files.len(), bytes, Some(format!("{path} is not there")));
+            }
+            Err(e) => return (files.len(), bytes, Some(format!("{path} cannot be read: {e}"))),
+        }
+    }
+    (files.len(), bytes, None)
+}
+
+fn head(sha256: &str) -> &str {
+    sha256.get(..8).unwrap_or(sha256)
+}
