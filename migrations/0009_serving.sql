@@ -1,7 +1,15 @@
--- Serves the claim of many runs, account by account: what waits at the vendor first, then queued runs, fill last.
+-- Serve the claim of many runs, account by account: what waits at the vendor, then queued runs, each with fill last. Two indexes,
+-- since an index on (state = 'queued') would serve no query: PostgreSQL rewrites `(state = 'queued') = false` to `state <> 'queued'`.
 DROP INDEX runs_due;
-CREATE INDEX runs_due ON runs (connection, vendor, (state = 'queued'), (trigger = 'fill'), next_step_at)
-    WHERE state IN ('queued', 'submitting', 'waiting');
+CREATE INDEX runs_queued ON runs (connection, vendor, (trigger = 'fill'), next_step_at) WHERE state = 'queued';
+
+-- Serves the count of what is under way at a vendor, too.
+DROP INDEX runs_under_way;
+CREATE INDEX runs_under_way ON runs (connection, vendor, (trigger = 'fill'), next_step_at)
+    WHERE state IN ('submitting', 'waiting');
+
+-- Serves what lets the blocked runs of an account go on.
+CREATE INDEX runs_blocked ON runs (connection, vendor) WHERE blocked;
 
 -- Serves the question when a worker is needed next, over all accounts.
 CREATE INDEX runs_next_step ON runs (next_step_at) WHERE state IN ('queued', 'submitting', 'waiting');

@@ -183,6 +183,13 @@ fn lost(bonded: bool, error: ArchiveError) -> StartError {
     if bonded { StartError::ArchiveLost(error) } else { StartError::Archive(error) }
 }
 
+/// Opens the database alone, for commands that need neither archive nor vendors. `who` signs what is written.
+pub async fn open_database(settings: &Settings, who: Who) -> Result<(Db, RunStore), StartError> {
+    let db = Db::open(settings, Migration::EmbeddedOnly).await?;
+    let store = RunStore::new(db.pool.clone(), who);
+    Ok((db, store))
+}
+
 /// Everything that works on runs.
 #[derive(Debug)]
 pub struct App {

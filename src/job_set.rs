@@ -94,6 +94,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs) -> Result<
     }
     let mut applied = Applied { version: applying.version, added, changed, removed, kept };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
+        // History that a former name still had, since its run was live at the change, has moved all the same.
+        applying.unchanged().await?;
         return Ok(applied);
     }
     let series: Vec<SeriesChange> = series.into_iter().map(|(change, _)| change).collect();

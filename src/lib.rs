@@ -32,6 +32,7 @@
 //! | [`service`] | `serve`: pulse, planner, workers, reload, health |
 //! | [`coverage`] | expected windows x what is held -> a calendar; pure but for what reads rows and files |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
+//! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
 //! | [`db`] | which Postgres, its pool, migrations, the embedded cluster |
@@ -66,10 +67,13 @@ pub mod rehearsal;
 pub mod request;
 pub mod run;
 pub mod sandbox;
+pub mod selected;
 pub mod service;
 pub mod settings;
+pub mod status;
 pub mod telemetry;
 pub mod vendor;
 pub mod view;
+pub mod why;
 pub mod worker;
 pub mod yaml;

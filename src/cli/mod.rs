@@ -9,9 +9,11 @@ mod carry;
 mod connections;
 mod coverage;
 mod demo;
+mod desk;
 mod fill;
 mod migrate;
 mod operator;
+mod pause;
 mod plan;
 mod progress;
 mod run_job;
@@ -19,8 +21,10 @@ mod runs;
 mod sandbox;
 mod schema;
 mod serve;
+mod status;
 mod text;
 mod validate;
+mod why;
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -29,10 +33,9 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::app::{App, ArchiveUse, Files, Place, Selection, StartError};
+use crate::app::{Files, Place, Selection, StartError};
 use crate::clock::Clock;
 use crate::connection::environment::Environment;
-use crate::db::Migration;
 use crate::run::store::StoreError;
 use crate::telemetry::{self, Chain, LogFormat};
 use crate::worker::open::OpenError;
@@ -94,6 +97,8 @@ enum Command {
     Coverage(coverage::Coverage),
     /// Fetch the windows that are missing, missed, paused or failed, and no others
     Fill(fill::Fill),
+    /// What needs a person now, by cause, each with what ends it
+    Status(status::Status),
     /// The newest runs
     Runs(runs::Runs),
     /// One run with its history
@@ -104,6 +109,12 @@ enum Command {
     Cancel(operator::Cancel),
     /// Say what became of a held run
     Resolve(operator::Resolve),
+    /// Which rule decided about an instant
+    Why(why::Why),
+    /// Let a job fire no more until it is resumed
+    Pause(pause::Pause),
+    /// Let a paused job fire again
+    Resume(pause::Resume),
     /// Check the archive, or rebuild the database's knowledge of it
     Archive(archive::ArchiveCommand),
     /// Accounts and their breakers
@@ -262,34 +273,6 @@ impl Cx {
     pub(crate) fn files(&self) -> Files {
         Files::load(&self.place(), self.environment.clone(), &self.clock)
     }
-
-    /// The files, refused when the config has errors or the files that are asked for do.
-    pub(crate) fn good_files(&self, selection: Option<&Selection>) -> Result<Files, Failure> {
-        let files = self.files();
-        refuse_errors(&files, selection)?;
-        Ok(files)
-    }
-
-    /// Opens database and archive as an operator of this machine, and says where an embedded database is.
-    pub(crate) async fn app(&self, settings: &crate::settings::Settings, archive: ArchiveUse) -> Result<App, Failure> {
-        let who = crate::app::who(&self.environment, true);
-        let app = App::open(settings, self.clock.clone(), who, Migration::EmbeddedOnly, archive).await?;
-        if let Some(notice) = &app.db.notice {
-            note(&format!("reportd: {notice}"));
-        }
-        Ok(app)
-    }
-
-    /// The settings alone, for commands that need no job.
-    pub(crate) fn settings(&self) -> Result<crate::settings::Settings, Failure> {
-        let place = self.place();
-        let loaded =
-            crate::settings::load(&place.config, place.config_named, self.environment.clone(), crate::app::as_root());
-        if loaded.broken() {
-            return Err(Failure::Problems(loaded.problems));
-        }
-        Ok(loaded.settings)
-    }
 }
 
 /// Refuses to go on with broken files: the config's, and those of the job that is asked for, or of all.
@@ -382,11 +365,15 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Apply(args) => args.run(cx).await,
         Command::Coverage(args) => args.run(cx).await,
         Command::Fill(args) => args.run(cx).await,
+        Command::Status(args) => args.run(cx).await,
         Command::Runs(args) => args.run(cx).await,
         Command::Show(args) => args.run(cx).await,
         Command::Retry(args) => args.run(cx).await,
         Command::Cancel(args) => args.run(cx).await,
         Command::Resolve(args) => args.run(cx).await,
+        Command::Why(args) => args.run(cx).await,
+        Command::Pause(args) => args.run(cx).await,
+        Command::Resume(args) => args.run(cx).await,
         Command::Archive(args) => args.run(cx).await,
         Command::Connections(args) => args.run(cx).await,
         Command::Migrate(args) => args.run(cx).await,

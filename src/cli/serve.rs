@@ -65,7 +65,7 @@ impl Serve {
     async fn listen(
         &self,
         health: &Health,
-        stop: &CancellationToken,
+        closed: &CancellationToken,
     ) -> Result<Option<tokio::task::JoinHandle<()>>, Failure> {
         let listener = match surface::listen(self.listen.unwrap_or(LISTEN)).await {
             Ok(listener) => listener,
@@ -78,7 +78,7 @@ impl Serve {
         if let Ok(address) = listener.local_addr() {
             note(&format!("reportd: /healthz and /readyz are on http://{address}"));
         }
-        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), stop.clone()))))
+        Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), closed.clone()))))
     }
 }
 

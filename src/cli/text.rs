@@ -21,12 +21,7 @@ fn any_instant(text: &str, zone: Tz) -> Result<DateTime<Utc>, String> {
     if let Ok(at) = DateTime::parse_from_rfc3339(text) {
         return Ok(at.to_utc().trunc_subsecs(0));
     }
-    let forms = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
-    let local = forms
-        .iter()
-        .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
-        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)));
-    match local {
+    match written_local(text) {
         Some(local) => Ok(resolve_local(local, zone)),
         None => Err(format!(
             "'{text}' is not an instant: write 2026-03-29T06:30:00+02:00, or local time as 2026-03-29T06:30"
@@ -48,6 +43,15 @@ pub(super) fn roughly(duration: std::time::Duration) -> String {
         seconds @ 5400..172_800 => format!("{} h", seconds.div_ceil(3600)),
         seconds => format!("{} days", seconds.div_ceil(86_400)),
     }
+}
+
+/// The local date and time of a text that is not RFC 3339, as it is written: it need not exist in a zone.
+pub(super) fn written_local(text: &str) -> Option<NaiveDateTime> {
+    let forms = ["%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M"];
+    forms
+        .iter()
+        .find_map(|form| NaiveDateTime::parse_from_str(text, form).ok())
+        .or_else(|| NaiveDate::parse_from_str(text, "%Y-%m-%d").ok().and_then(|d| d.and_hms_opt(0, 0, 0)))
 }
 
 /// `2026-11-20 06:30 +05:30 (Asia/Kolkata), 01:00 UTC`.

@@ -3,11 +3,13 @@
 //! ```text
 //! rule.rs     what a job file says of a series' instants, as stored; its version history
 //! decide.rs   instants in (cursor, now] -> what becomes of each
+//! explain.rs  one instant, and all that is known of it -> what decided about it, in sentences
 //! ```
 //!
 //! It knows no database and no run: `service/planner.rs` brings rows in and decisions out.
 
 pub mod decide;
+pub mod explain;
 pub mod rule;
 
 use std::str::FromStr;

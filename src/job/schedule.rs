@@ -166,7 +166,7 @@ fn first_shown(cron: &Cron, mut civil: NaiveDateTime, after: DateTime<Utc>, zone
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
+    use std::collections::{HashMap, HashSet};
 
     use chrono::{Datelike, Timelike};
     use chrono_tz::TZ_VARIANTS;
@@ -388,6 +388,52 @@ mod tests {
         ] {
             compare(zone, utc(start), utc(end), &CRONS);
         }
+    }
+
+    #[test]
+    #[ignore = "takes minutes: every zone there is"]
+    fn stepping_over_every_minute_of_three_years_in_every_zone_agrees() {
+        let began = std::time::Instant::now();
+        let (start, end) = (utc("2025-01-01T00:00:00Z"), utc("2028-01-01T00:00:00Z"));
+        // Zones whose clocks show the same at every instant of the comparison, and so are stepped over once.
+        let mut alike: HashMap<Vec<(DateTime<Utc>, chrono::FixedOffset)>, Vec<Tz>> = HashMap::new();
+        for zone in TZ_VARIANTS {
+            let (mut day, mut shows) = (start - TimeDelta::days(4), Vec::new());
+            shows.push((day, offset_at(day, zone)));
+            while day < end {
+                let next = day + TimeDelta::days(4);
+                if offset_at(day, zone) != offset_at(next, zone) {
+                    shows.push((offset_change(day, next, zone), offset_at(next, zone)));
+                }
+                day = next;
+            }
+            alike.entry(shows).or_default().push(zone);
+        }
+        let groups: Vec<Vec<Tz>> = alike.into_values().collect();
+        let compare_group = |group: &Vec<Tz>| {
+            compare(group[0], start, end, &CRONS);
+            let fires = |zone: Tz, cron| schedule(&[cron], zone.name()).between(start, end, usize::MAX);
+            let mut count = 0;
+            for cron in CRONS {
+                let first = fires(group[0], cron);
+                count += first.len() * group.len();
+                group[1..].iter().for_each(|zone| assert_eq!(fires(*zone, cron), first, "{zone} {cron}"));
+            }
+            count
+        };
+        let count: usize = std::thread::scope(|scope| {
+            let halves = groups.chunks(groups.len().div_ceil(2));
+            let halves: Vec<_> =
+                halves.map(|half| scope.spawn(move || half.iter().map(compare_group).sum::<usize>())).collect();
+            halves.into_iter().map(|half| half.join().expect("a comparison")).sum()
+        });
+        println!(
+            "{} zones of {} shapes, {} crons, {count} fires, {:?}",
+            TZ_VARIANTS.len(),
+            groups.len(),
+            CRONS.len(),
+            began.elapsed()
+        );
     }
 
     #[test]

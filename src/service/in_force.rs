@@ -103,12 +103,11 @@ impl InForce {
 
     /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
     pub async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
-        for (connection, vendor) in store.open_breakers().await? {
+        for (connection, vendor, refused) in store.open_breakers().await? {
             let account = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
-            let Some((_, account)) = account else { continue };
-            let before = account.secrets().ok().map(|secrets| secrets.fingerprint.clone());
-            let after = account.reload().ok().map(|secrets| secrets.fingerprint.clone());
-            if after.is_some() && before != after {
+            let Some(Ok(secrets)) = account.map(|(_, account)| account.reload()) else { continue };
+            // Compared with the refused one, not with the one read before: a reload of the files has read it anew already.
+            if refused.as_ref() != Some(&secrets.fingerprint) {
                 store.wake_blocked(&connection, &vendor).await?;
             }
         }

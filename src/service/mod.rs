@@ -95,7 +95,8 @@ struct Service {
     workers: Workers,
     health: Health,
     beaten: Option<Instant>,
-    looked_at_secrets: Instant,
+    /// `None` = to be done at the next beat.
+    looked_at_secrets: Option<Instant>,
     said: Option<String>,
 }
 
@@ -134,7 +135,7 @@ pub async fn serve(
         workers: workers.clone(),
         health,
         beaten: None,
-        looked_at_secrets: Instant::now(),
+        looked_at_secrets: None,
         said: None,
     };
     service.take(&first).await?;
@@ -316,10 +317,10 @@ impl Service {
 
     /// Looks now and then whether a refused or missing secret was changed.
     async fn look_at_secrets(&mut self) {
-        if self.looked_at_secrets.elapsed() < SECRETS {
+        if self.looked_at_secrets.is_some_and(|at| at.elapsed() < SECRETS) {
             return;
         }
-        self.looked_at_secrets = Instant::now();
+        self.looked_at_secrets = Some(Instant::now());
         let in_force = Arc::clone(&self.in_force.borrow());
         match tokio::time::timeout(PATIENCE, in_force.look_at_secrets(&self.store)).await {
             Ok(Ok(())) => {}
@@ -353,9 +354,13 @@ impl Service {
     /// Loads the set in force, with new settings or the present ones.
     async fn load_set(&mut self, settings: Option<Settings>) -> Result<(), StoreError> {
         let present = Arc::clone(&self.in_force.borrow());
+        let fresh = settings.is_some();
         let next = present.next(&self.store, settings, self.options.clock.now()).await?;
         tracing::info!(version = next.version, jobs = next.jobs.len(), "jobs are loaded");
         self.in_force.send_replace(Arc::new(next));
+        if fresh {
+            self.looked_at_secrets = None;
+        }
         self.workers.wake();
         Ok(())
     }

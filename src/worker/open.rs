@@ -215,14 +215,15 @@ impl Worker {
         Ok((!self.will_be_adopted(&folder).await?).then_some(folder))
     }
 
-    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it.
+    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
+    /// since the database was asked: another process archives while this one looks.
     async fn will_be_adopted(&self, folder: &str) -> Result<bool, OpenError> {
-        match self.archive.manifest(folder).await? {
-            Some(stored) => {
-                let run = self.store.run(stored.manifest.run_id).await?;
-                Ok(run.is_some_and(|run| !run.state.is_terminal()))
-            }
-            None => Ok(true),
+        let Some(stored) = self.archive.manifest(folder).await? else { return Ok(true) };
+        let id = stored.manifest.run_id;
+        if self.store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
+            return Ok(true);
         }
+        let known = self.store.revision_of(id).await?;
+        Ok(known.is_some_and(|row| row.manifest_path.strip_suffix("/manifest.json") == Some(folder)))
     }
 }

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 
 use reportd::run::store::calendar::Range;
 use serde_json::{Value, json};
-use sqlx::AssertSqlSafe;
 use sqlx::postgres::PgPoolOptions;
 
 use crate::harness::{Ran, Shop};
@@ -53,10 +52,6 @@ impl Shop {
     /// Whether the archive has every window of a span, rows or none.
     async fn has_all(&self, job: &str, span: &[&str]) -> bool {
         self.states(job, span).await.iter().all(|state| state.ends_with(" held") || state.ends_with(" empty"))
-    }
-
-    async fn sql(&self, statement: &str) {
-        sqlx::query(AssertSqlSafe(statement.to_owned())).execute(&self.pool).await.unwrap();
     }
 }
 

@@ -52,12 +52,16 @@ async fn cluster() -> PgConnectOptions {
 /// A new empty database on the tests' cluster: a pool on it, and its URL.
 pub async fn database() -> (PgPool, String) {
     let connect = cluster().await;
-    let name = format!("t{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst));
+    // The cluster outlives processes, and their ids come again.
+    let start = uuid::Uuid::new_v4().simple().to_string();
+    let name = format!("t{}_{}_{}", std::process::id(), COUNT.fetch_add(1, Ordering::SeqCst), &start[..8]);
     let mut admin = sqlx::PgConnection::connect_with(&connect.clone().disable_statement_logging()).await.unwrap();
     sqlx::query(sqlx::AssertSqlSafe(format!("CREATE DATABASE {name}"))).execute(&mut admin).await.unwrap();
     admin.close().await.unwrap();
     let connect = connect.database(&name);
-    let pool = PgPoolOptions::new().max_connections(3).connect_with(connect.clone()).await.unwrap();
+    // The tests end sessions of the program, and never these.
+    let mine = connect.clone().application_name("tests");
+    let pool = PgPoolOptions::new().max_connections(3).connect_with(mine).await.unwrap();
     (pool, connect.to_url_lossy().to_string())
 }
 

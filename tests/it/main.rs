@@ -15,7 +15,11 @@ mod embedded;
 #[cfg(test)]
 mod faults;
 #[cfg(test)]
+mod firing;
+#[cfg(test)]
 mod harness;
+#[cfg(test)]
+mod idle;
 #[cfg(test)]
 mod jaicp;
 #[cfg(test)]
@@ -33,7 +37,11 @@ mod samples;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
+mod serving;
+#[cfg(test)]
 mod smoke;
+#[cfg(test)]
+mod status;
 #[cfg(test)]
 mod store;
 #[cfg(test)]
@@ -42,3 +50,7 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod week;
+#[cfg(test)]
+mod why;

@@ -162,7 +162,17 @@ impl Spied {
     /// Every command that tells of runs, in both forms; then every row of every table, and the archive.
     async fn look_everywhere(&self) {
         for form in ["text", "json"] {
-            for args in [vec!["validate"], vec!["plan"], vec!["runs"], vec!["connections"], vec!["archive", "verify"]] {
+            for args in [
+                vec!["validate"],
+                vec!["plan"],
+                vec!["runs"],
+                vec!["status"],
+                vec!["why", "engagement", "--at", "2025-03-03"],
+                vec!["pause", "engagement"],
+                vec!["resume", "engagement"],
+                vec!["connections"],
+                vec!["archive", "verify"],
+            ] {
                 self.spy(&[&args[..], &["--format", form]].concat()).await;
             }
         }
@@ -381,6 +391,7 @@ async fn no_secret_is_in_an_answer_to_a_wrong_config() {
             vec!["validate", "--format", "json"],
             vec!["validate", "--format", "github"],
             vec!["runs"],
+            vec!["status"],
         ] {
             let mut command = spied.shop.command(&args);
             command.env("RUST_LOG", "trace");

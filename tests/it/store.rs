@@ -23,17 +23,17 @@ use uuid::Uuid;
 use crate::harness::{Shop, run};
 use crate::verbs::{DAY, JAICP, LEASES, LIVECHAT, until};
 
-const HERE: &str = "http://127.0.0.1:1";
-const PERMIT: Permit<'_> =
+pub const HERE: &str = "http://127.0.0.1:1";
+pub const PERMIT: Permit<'_> =
     Permit { connection: "north", vendor: "jaicp", requests_per_second: 1e6, max_in_flight: 100, secret: "s" };
-const IDENTITY: Identity<'_> = Identity { base_url: HERE, account: "a" };
+pub const IDENTITY: Identity<'_> = Identity { base_url: HERE, account: "a" };
 
-fn instant(text: &str) -> DateTime<Utc> {
+pub fn instant(text: &str) -> DateTime<Utc> {
     text.parse().unwrap()
 }
 
 /// A run of a window that starts on this day.
-fn new_run(day: u32) -> NewRun {
+pub fn new_run(day: u32) -> NewRun {
     let start = instant("2025-03-01T00:00:00Z") + chrono::TimeDelta::days(day.into());
     NewRun {
         job: "report".into(),
@@ -54,11 +54,11 @@ fn new_run(day: u32) -> NewRun {
     }
 }
 
-fn seen(status: &str) -> Seen {
+pub fn seen(status: &str) -> Seen {
     Seen { status: status.into(), ..Seen::default() }
 }
 
-fn run_of(opened: Opened) -> Run {
+pub fn run_of(opened: Opened) -> Run {
     match opened {
         Opened::Made(run) | Opened::Attached(run) => run,
         Opened::Held(row) => panic!("{row:?} is held"),
@@ -66,13 +66,13 @@ fn run_of(opened: Opened) -> Run {
 }
 
 /// A queued run, claimed.
-async fn claimed(store: &RunStore, day: u32) -> Claimed {
+pub async fn claimed(store: &RunStore, day: u32) -> Claimed {
     let run = run_of(store.open(&new_run(day)).await.unwrap());
     store.claim(run.id, &IDENTITY).await.unwrap().expect("a new run is due")
 }
 
 /// Brings a claimed run to `submitting`; the attempt's id.
-async fn submitting(store: &RunStore, lease: &Lease) -> Uuid {
+pub async fn submitting(store: &RunStore, lease: &Lease) -> Uuid {
     let attempt = Uuid::new_v4();
     assert_eq!(store.intend(lease, &PERMIT, attempt, true, false).await.unwrap(), Admission::Now);
     attempt
@@ -91,6 +91,37 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("series_job_is_a_name", "UPDATE series SET job = '../etc'"),
     ("series_connection_is_a_name", "UPDATE series SET connection = 'North'"),
     ("series_vendor_known", "UPDATE series SET vendor = 'zendesk'"),
+    ("series_cursor_iff_seen", "UPDATE series SET cursor_at = now() WHERE job = 'f'"),
+    (
+        "series_cursor_iff_seen",
+        "UPDATE series SET first_seen_at = NULL, in_force = false, next_at = NULL WHERE job = 'q'",
+    ),
+    ("series_in_force_was_seen", "UPDATE series SET in_force = true WHERE job = 'f'"),
+    ("series_next_after_cursor", "UPDATE series SET next_at = now() WHERE job = 'f'"),
+    ("series_next_after_cursor", "UPDATE series SET next_at = cursor_at WHERE job = 'q'"),
+    ("series_next_after_cursor", "UPDATE series SET in_force = false WHERE job = 'q'"),
+    ("job_set_pkey", "INSERT INTO job_set DEFAULT VALUES"),
+    ("job_set_has_one_row", "INSERT INTO job_set (only_row) VALUES (false)"),
+    ("job_files_pkey", "INSERT INTO job_files SELECT * FROM job_files"),
+    ("job_files_job_is_a_name", "UPDATE job_files SET job = '../etc'"),
+    ("job_files_sha256_is_hex", "UPDATE job_files SET sha256 = 'none'"),
+    ("series_rules_pkey", "INSERT INTO series_rules SELECT * FROM series_rules"),
+    ("series_rules_series_fkey", "UPDATE series_rules SET series_id = 0"),
+    ("series_pauses_pkey", "INSERT INTO series_pauses SELECT * FROM series_pauses WHERE resumed_at IS NOT NULL"),
+    ("series_pauses_series_fkey", "UPDATE series_pauses SET series_id = 0 WHERE resumed_at IS NOT NULL"),
+    ("series_pauses_resumed_iff_by", "UPDATE series_pauses SET resumed_by = 'x' WHERE resumed_at IS NULL"),
+    ("series_pauses_resumed_iff_by", "UPDATE series_pauses SET resumed_by = NULL WHERE resumed_at IS NOT NULL"),
+    (
+        "series_pauses_resumed_after",
+        "UPDATE series_pauses SET resumed_at = paused_at - interval '1 s' WHERE resumed_at IS NOT NULL",
+    ),
+    ("fires_pkey", "INSERT INTO fires SELECT * FROM fires"),
+    ("fires_series_fkey", "UPDATE fires SET series_id = 0"),
+    ("fires_outcome_known", "UPDATE fires SET outcome = 'forgotten'"),
+    ("fires_fired_has_a_run", "UPDATE fires SET run_id = NULL"),
+    ("fires_window_whole", "UPDATE fires SET window_end = NULL"),
+    ("fires_window_not_empty", "UPDATE fires SET window_end = window_start"),
+    ("replicas_pkey", "INSERT INTO replicas SELECT * FROM replicas"),
     ("connections_pkey", "INSERT INTO connections (connection, vendor) SELECT connection, vendor FROM connections"),
     ("connections_vendor_known", "UPDATE connections SET vendor = 'zendesk'"),
     ("connections_breaker_open_iff_reason", "UPDATE connections SET breaker_open = true"),
@@ -188,7 +219,11 @@ const ILLEGAL: &[(&str, &str)] = &[
     ),
     ("artifacts_bytes_not_negative", "UPDATE artifacts SET bytes = -1"),
     ("artifacts_sha256_is_hex", "UPDATE artifacts SET sha256 = upper(sha256)"),
-    // No constraint but a unique index, since it holds for some rows only.
+    // No constraints but unique indexes, since they hold for some rows only.
+    (
+        "series_pauses_one_open",
+        "INSERT INTO series_pauses SELECT series_id, now(), paused_by, reason FROM series_pauses WHERE resumed_at IS NULL",
+    ),
     (
         "runs_one_live_per_window",
         "INSERT INTO runs SELECT (jsonb_populate_record(r, jsonb_build_object('id', gen_random_uuid()))).* FROM runs r WHERE job = 'q'",
@@ -207,10 +242,23 @@ async fn legal_rows(shop: &Shop) {
     store.fail(&claimed.lease, FailureClass::Gone, "gone", None, None).await.unwrap();
     let (row, files) = revision(&run, 1);
     assert!(store.adopt(&row, &files).await.unwrap());
+    sqlx::raw_sql(
+        "UPDATE series SET in_force = true, first_seen_at = now(), cursor_at = now(), next_at = now() + interval '1 h'
+             WHERE job = 'q';
+         INSERT INTO job_files (job, file, text, sha256, applied_by) VALUES ('q', 'jobs/q.yaml', '', repeat('a', 64), 'x');
+         INSERT INTO series_rules SELECT id, now(), '{}', 'x' FROM series WHERE job = 'q';
+         INSERT INTO series_pauses SELECT id, now() - interval '1 h', 'x', 'x', now(), 'x' FROM series WHERE job = 'q';
+         INSERT INTO series_pauses SELECT id, now(), 'x', 'x' FROM series WHERE job = 'q';
+         INSERT INTO fires SELECT series_id, fire_at, 'fired', id, window_start, window_end FROM runs WHERE job = 'q';
+         INSERT INTO replicas (id, who, version, follows) VALUES (gen_random_uuid(), 'x', '1', false)",
+    )
+    .execute(&shop.pool)
+    .await
+    .unwrap();
 }
 
 /// A revision as a run would make it.
-fn revision(run: &Run, revision: i32) -> (RevisionRow, Vec<ArtifactRow>) {
+pub fn revision(run: &Run, revision: i32) -> (RevisionRow, Vec<ArtifactRow>) {
     let folder = format!("{}/{}/r{revision}", run.job, run.window_label);
     let row = RevisionRow {
         series_id: run.series_id,

@@ -14,6 +14,7 @@ use reportd::run::store::RunStore;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::harness::{Ran, Shop, database};
 
@@ -113,6 +114,11 @@ impl Shop {
         self.one::<i64>(sql).await
     }
 
+    /// Runs statements.
+    pub async fn sql(&self, sql: &str) {
+        sqlx::raw_sql(sqlx::AssertSqlSafe(sql)).execute(&self.pool).await.unwrap_or_else(|e| panic!("{sql}: {e}"));
+    }
+
     /// Waits until a statement that counts gives so many.
     pub async fn until_count(&self, sql: &'static str, is: i64) {
         until(sql, || async { self.number(sql).await == is }).await;
@@ -139,6 +145,70 @@ impl Shop {
     pub async fn lose_database(&mut self) {
         (self.pool, self.database_url) = database().await;
         self.reportd(&["migrate"]).expect(0);
+    }
+
+    /// Sets the database's clock, which goes on from there.
+    pub async fn clock(&self, at: &str) {
+        sqlx::query("UPDATE instance SET clock_offset = $1::text::timestamptz - statement_timestamp()")
+            .bind(at)
+            .execute(&self.pool)
+            .await
+            .unwrap();
+    }
+
+    /// Starts `serve` and waits until it has loaded its jobs.
+    pub async fn serve(&self) -> Started {
+        let serving = self.start(&["serve", "--listen", "127.0.0.1:0"]);
+        serving.until_says("jobs are loaded").await;
+        serving
+    }
+
+    /// Waits until every instant up to now is decided, and every run has ended that waits for nobody.
+    pub async fn until_done(&self) {
+        self.until_count("SELECT count(*) FROM series WHERE next_at <= reportd_now()", 0).await;
+        self.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL AND state <> 'held'", 0).await;
+    }
+
+    /// What was decided about a job's instants, as `2026-03-20T01:00 fired`, in UTC.
+    pub async fn ledger(&self, job: &str) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT to_char(fire_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI ') || outcome
+             FROM fires JOIN series ON series.id = series_id WHERE job = $1 ORDER BY fire_at, connection",
+        )
+        .bind(job)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// Why that was decided, in the same order; null is "".
+    pub async fn reasons(&self, job: &str) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT COALESCE(reason, '') FROM fires JOIN series ON series.id = series_id WHERE job = $1
+             ORDER BY fire_at, connection",
+        )
+        .bind(job)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// The windows that the archive holds of a job, as `2026-03-19 r1`.
+    pub async fn holds(&self, job: &str) -> Vec<String> {
+        sqlx::query_scalar(
+            "SELECT window_label || ' r' || revision || CASE WHEN provisional THEN ' provisional' ELSE '' END
+             FROM revisions JOIN series ON series.id = series_id WHERE job = $1
+             ORDER BY window_start, window_end, revision",
+        )
+        .bind(job)
+        .fetch_all(&self.pool)
+        .await
+        .unwrap()
+    }
+
+    /// Takes jobs/NAME.yaml away.
+    pub fn without_job(&self, name: &str) {
+        std::fs::remove_file(self.folder.path().join("jobs").join(format!("{name}.yaml"))).unwrap();
     }
 
     /// Starts the program and leaves it running.
@@ -183,7 +253,53 @@ impl Started {
 
     /// Waits until it said so on stderr.
     pub async fn until_says(&self, text: &str) {
-        until(text, || async { self.said.lock().unwrap().1.contains(text) }).await;
+        let start = Instant::now();
+        while !self.stderr().contains(text) {
+            assert!(start.elapsed() < LIMIT, "waited in vain for '{text}'; it said {}", self.stderr());
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+
+    /// What it said on stderr until now.
+    pub fn stderr(&self) -> String {
+        self.said.lock().unwrap().1.clone()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to stop, which must end well.
+    pub async fn stop(self) -> Ran {
+        self.signal(Signal::TERM);
+        self.end().await.expect(0)
+    }
+
+    /// The answer of its HTTP surface: status and body.
+    pub async fn http(&self, path: &str) -> (u16, String) {
+        let text = self.stderr();
+        let address =
+            text.split_once("are on http://").expect("the address is said").1.lines().next().unwrap().to_owned();
+        let mut stream = tokio::net::TcpStream::connect(&address).await.unwrap();
+        stream.write_all(format!("GET {path} HTTP/1.1\r\nhost: x\r\n\r\n").as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        (head[9..12].parse().unwrap(), body.to_owned())
+    }
+
+    /// Waits until that answer has this status; its body.
+    pub async fn until_http(&self, path: &str, status: u16) -> String {
+        let start = Instant::now();
+        loop {
+            let (is, body) = self.http(path).await;
+            if is == status {
+                return body;
+            }
+            assert!(start.elapsed() < LIMIT, "waited in vain for {status} of {path}: {is} {body}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits for its end.

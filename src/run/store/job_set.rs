@@ -166,6 +166,11 @@ impl Applying<'_> {
         Ok(rules)
     }
 
+    /// Ends without a change of the set; what was taken over stays so.
+    pub async fn unchanged(self) -> Result<(), StoreError> {
+        self.tx.commit().await.map_err(doing("take over the history of a renamed job"))
+    }
+
     /// Writes the change and raises the version; returns it.
     pub async fn finish(
         mut self,

@@ -6,12 +6,15 @@
 //! - Time is `reportd_now()`, never the process's clock.
 //! - No transaction spans a network call.
 
+pub mod attention;
 pub mod calendar;
 pub mod claim;
 pub mod firing;
 pub mod job_set;
+pub mod ledger;
 pub mod make;
 pub mod operator;
+pub mod pause;
 pub mod progress;
 pub mod query;
 pub mod revision;

@@ -140,12 +140,14 @@ impl RunStore {
 }
 
 impl RunStore {
-    /// Accounts whose breaker is open by itself.
-    pub async fn open_breakers(&self) -> Result<Vec<(String, String)>, StoreError> {
-        sqlx::query_as("SELECT connection, vendor FROM connections WHERE breaker_open AND NOT breaker_by_hand")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(doing("look for open breakers"))
+    /// Accounts whose breaker is open by itself, each with the fingerprint of the secret that was refused.
+    pub async fn open_breakers(&self) -> Result<Vec<(String, String, Option<String>)>, StoreError> {
+        sqlx::query_as(
+            "SELECT connection, vendor, breaker_secret FROM connections WHERE breaker_open AND NOT breaker_by_hand",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look for open breakers"))
     }
 
     /// Lets the runs of an account that wait for a person be looked at now: its secret has changed.
@@ -195,8 +197,8 @@ impl Hints {
     }
 }
 
-/// The claim. `runs_due` serves each branch: within one account what waits at the vendor, then queued runs, then fill, each by
-/// its time. `runs_under_way` serves the count. The count is a filter, so that an account that is full costs no claims; the
+/// The claim. `runs_under_way` serves the first branch, what waits at the vendor, and the count; `runs_queued` the second; each
+/// within one account with fill last, by its time. The count is a filter, so that an account that is full costs no claims; the
 /// permit itself is given under the account's lock (claim.rs).
 const CLAIM_DUE: &str = "
 WITH claimants AS (
@@ -209,16 +211,15 @@ WITH claimants AS (
 ), due AS (
     SELECT found.id, found.taken_over FROM claimants c CROSS JOIN LATERAL (
         (SELECT id, lease_token IS NOT NULL AS taken_over, 0 AS rank, next_step_at FROM runs
-         WHERE connection = c.connection AND vendor = c.vendor AND (state = 'queued') = false
-             AND state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
+         WHERE connection = c.connection AND vendor = c.vendor
+             AND state IN ('submitting', 'waiting') AND next_step_at <= reportd_now()
              AND base_url = c.base_url AND account IN (c.account, '')
              AND (lease_until IS NULL OR lease_until + CASE state
                       WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
          ORDER BY (trigger = 'fill'), next_step_at LIMIT c.most)
         UNION ALL
         (SELECT id, lease_token IS NOT NULL AS taken_over, 1 AS rank, next_step_at FROM runs
-         WHERE connection = c.connection AND vendor = c.vendor AND (state = 'queued') = true
-             AND state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
+         WHERE connection = c.connection AND vendor = c.vendor AND state = 'queued' AND next_step_at <= reportd_now()
              AND base_url = c.base_url AND account IN (c.account, '')
              AND (lease_until IS NULL OR lease_until <= reportd_now())
          ORDER BY (trigger = 'fill'), next_step_at LIMIT LEAST(c.most, c.room))
