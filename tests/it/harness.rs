@@ -37,6 +37,7 @@ async fn cluster() -> PgConnectOptions {
                 let runtime = tokio::runtime::Runtime::new().unwrap();
                 let embedded = runtime.block_on(Embedded::up(&options)).unwrap();
                 let connect = embedded.connect_options();
+                runtime.block_on(drop_leftovers(&connect));
                 // Kept to the end of the process, and the runtime with it.
                 std::mem::forget(embedded);
                 std::mem::forget(runtime);
@@ -47,6 +48,24 @@ async fn cluster() -> PgConnectOptions {
         })
         .await
         .clone()
+}
+
+/// Takes away the databases of test processes that are gone: the cluster outlives them, and a disk is full in the end.
+async fn drop_leftovers(connect: &PgConnectOptions) {
+    let mut admin = sqlx::PgConnection::connect_with(&connect.clone().disable_statement_logging()).await.unwrap();
+    let names: Vec<String> = sqlx::query_scalar("SELECT datname::text FROM pg_database WHERE datname ~ '^t[0-9]+_'")
+        .fetch_all(&mut admin)
+        .await
+        .unwrap();
+    for name in names {
+        let pid = name[1..].split('_').next().and_then(|pid| pid.parse().ok()).and_then(rustix::process::Pid::from_raw);
+        let gone = pid.is_none_or(|pid| rustix::process::test_kill_process(pid).is_err());
+        if gone {
+            let drop = format!("DROP DATABASE IF EXISTS {name} WITH (FORCE)");
+            // Another test process may be at the same work.
+            let _same = sqlx::query(sqlx::AssertSqlSafe(drop)).execute(&mut admin).await;
+        }
+    }
 }
 
 /// A new empty database on the tests' cluster: a pool on it, and its URL.
