@@ -340,7 +340,8 @@ pub fn main() -> ExitCode {
             return ExitCode::from(Exit::Failed.code());
         }
     };
-    let cx = Cx { common: cli.common, environment, clock: Clock::System };
+    let clock = Clock::system(environment.get("REPORTD_CLOCK_OFFSET").as_deref());
+    let cx = Cx { common: cli.common, environment, clock };
     let exit = match runtime.block_on(dispatch(&cx, cli.command)) {
         Ok(exit) => exit,
         Err(failure) => failure.complain(),

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Cx, Exit, Failure, note};
 use crate::app::{App, ArchiveUse, StartError};
-use crate::db::{DbError, Migration};
+use crate::db::{DbError, Migration, Revival};
 use crate::service::health::Health;
 use crate::service::surface;
 use crate::service::{self, Options, ServeError};
@@ -22,6 +22,9 @@ const LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080
 
 /// How long a database that cannot be reached is waited for at the start; then whoever started us may try again.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Between two looks whether the embedded database is there.
+const LOOK: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Args)]
 pub(super) struct Serve {
@@ -46,11 +49,16 @@ impl Serve {
         if let Some(notice) = &app.db.notice {
             note(&format!("reportd: {notice}"));
         }
+        let revival = app.db.revival().map(|revival| tokio::spawn(keep_up(revival, health.clone())));
         let options = Options { place: cx.place(), follow: self.follow, clock: cx.clock.clone() };
         let served = service::serve(app.worker.clone(), settings, options, health, reload, stop.clone()).await;
         surface_stop.cancel();
         if let Some(surface) = surface {
             drop(surface.await);
+        }
+        if let Some(revival) = revival {
+            revival.abort();
+            drop(revival.await);
         }
         app.close().await;
         match served {
@@ -79,6 +87,19 @@ impl Serve {
             note(&format!("reportd: /healthz and /readyz are on http://{address}"));
         }
         Ok(Some(tokio::spawn(surface::serve(listener, health.clone(), closed.clone()))))
+    }
+}
+
+/// Starts the embedded database again when it was killed: nobody else would.
+async fn keep_up(revival: Revival, health: Health) {
+    loop {
+        tokio::time::sleep(LOOK).await;
+        if health.readiness().database == "ok" {
+            continue;
+        }
+        if let Err(error) = revival.revive().await {
+            tracing::error!(error = %Chain(&error), "the embedded database does not come up; trying again");
+        }
     }
 }
 

@@ -74,7 +74,7 @@ pub struct Db {
     pub pool: PgPool,
     /// For people, on stderr: where the data is and how to point elsewhere. `None` for a server of one's own.
     pub notice: Option<String>,
-    embedded: Option<Embedded>,
+    embedded: Option<(Embedded, EmbeddedOptions)>,
 }
 
 /// A connection gives up on a lock after this long, and the server on a transaction that we let idle: a frozen process then
@@ -85,6 +85,12 @@ const SESSION: [(&str, &str); 4] = [
     ("idle_in_transaction_session_timeout", "10s"),
     ("application_name", "reportd"),
 ];
+
+/// An idle connection that does not answer within this is replaced.
+const PING_LIMIT: Duration = Duration::from_secs(2);
+
+/// Longest wait for the connections of a pool that is closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(5);
 
 fn from_url(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     url.expose_secret().parse::<PgConnectOptions>().map_err(|_| DbError::Url)
@@ -100,18 +106,17 @@ impl Db {
             }
             Database::Url(url) => (from_url(url)?, None),
             Database::Embedded(dir) => {
-                let embedded = Embedded::up(&EmbeddedOptions {
+                let options = EmbeddedOptions {
                     dir: dir.clone(),
                     pg_bin: settings.environment.get("REPORTD_PG_BIN").map(PathBuf::from),
                     search_path: settings.environment.get("PATH").map(Into::into),
                     durable: true,
-                })
-                .await
-                .map_err(DbError::Embedded)?;
-                (embedded.connect_options(), Some(embedded))
+                };
+                let embedded = Embedded::up(&options).await.map_err(DbError::Embedded)?;
+                (embedded.connect_options(), Some((embedded, options)))
             }
         };
-        let notice = embedded.as_ref().map(|embedded| {
+        let notice = embedded.as_ref().map(|(embedded, _)| {
             let how = match embedded.arrival() {
                 Arrival::Initialised => "made",
                 Arrival::Started => "started",
@@ -129,6 +134,9 @@ impl Db {
         let pool = match prepared {
             Ok(()) => {
                 let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
+                // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
+                let pool =
+                    pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)));
                 pool.connect_with(options).await.map_err(DbError::Connect)
             }
             Err(error) => Err(error),
@@ -136,7 +144,7 @@ impl Db {
         match pool {
             Ok(pool) => Ok(Db { pool, notice, embedded }),
             Err(error) => {
-                if let Some(embedded) = embedded {
+                if let Some((embedded, _)) = embedded {
                     embedded.release().await;
                 }
                 Err(error)
@@ -157,10 +165,37 @@ impl Db {
 
     /// Closes the pool and, as its last user, stops the embedded cluster.
     pub async fn close(self) {
-        self.pool.close().await;
-        if let Some(embedded) = self.embedded {
+        // A connection that was lost in the middle of a question never comes back to its pool.
+        drop(tokio::time::timeout(CLOSE_LIMIT, self.pool.close()).await);
+        if let Some((embedded, _)) = self.embedded {
             embedded.release().await;
         }
+    }
+
+    /// What starts the embedded cluster again when its server was killed; `None` for a server of one's own.
+    pub fn revival(&self) -> Option<Revival> {
+        self.embedded.as_ref().map(|(_, options)| Revival(options.clone()))
+    }
+}
+
+/// Starts a killed embedded cluster again.
+#[derive(Clone, Debug)]
+pub struct Revival(EmbeddedOptions);
+
+impl Revival {
+    /// Makes sure that the server runs. The share in it stays with the [`Db`], whose lock a killed server does not end.
+    pub async fn revive(&self) -> Result<(), DbError> {
+        drop(Embedded::up(&self.0).await.map_err(DbError::Embedded)?);
+        Ok(())
+    }
+}
+
+/// Whether the other end of an idle connection is there. A way that swallows packets is found out here.
+async fn answers(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
+    match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+        Ok(Ok(())) => Ok(true),
+        Ok(Err(error)) => Err(error),
+        Err(_) => Err(sqlx::Error::PoolTimedOut),
     }
 }
 

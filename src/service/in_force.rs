@@ -17,7 +17,7 @@ use crate::worker::{Accounts, Worker};
 use crate::yaml::Severity;
 
 /// What this process works with at the moment; replaced as a whole.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct InForce {
     /// The version of the set that the jobs were compiled from.
     pub version: i64,
@@ -66,6 +66,15 @@ impl InForce {
         next.open_breakers_of_missing_secrets(store).await?;
         Ok(next)
     }
+
+    /// The same over new connections to the database: a network that swallowed packets leaves some that neither answer nor
+    /// end. Steps under way keep theirs.
+    pub fn on_new_connections(&self) -> InForce {
+        let mut next = self.clone();
+        next.worker.store = self.worker.store.on_new_connections();
+        next
+    }
+
     /// A series of the set with its connection; the error says why it cannot be had here.
     pub fn series(&self, job: &str, connection: &str) -> Result<(&Job, &Series, &Connection), String> {
         let job = self.jobs.get(job).ok_or("its job file does not go with this config (see reportd validate)")?;

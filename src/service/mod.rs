@@ -98,6 +98,7 @@ struct Service {
     /// `None` = to be done at the next beat.
     looked_at_secrets: Option<Instant>,
     said: Option<String>,
+    was_without_database: bool,
 }
 
 /// Serves until `stop` is cancelled. `reload` changes when somebody asks for a reload.
@@ -137,14 +138,24 @@ pub async fn serve(
         beaten: None,
         looked_at_secrets: None,
         said: None,
+        was_without_database: false,
     };
-    service.take(&first).await?;
-    if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())
-        && service.in_force.borrow().version == 0
-    {
-        return Err(ServeError::NoJobs(problem.text().trim_end().to_owned()));
-    }
-    drop(first);
+    let mut waiting = match service.take(&first).await {
+        Ok(()) => {
+            if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())
+                && service.in_force.borrow().version == 0
+            {
+                return Err(ServeError::NoJobs(problem.text().trim_end().to_owned()));
+            }
+            None
+        }
+        Err(error) if error.is_refusal() => return Err(error.into()),
+        // A replica that froze in its transaction may hold the set for longer than we wait for a lock: the loop tries again.
+        Err(error) => {
+            tracing::warn!(error = %Chain(&error), "the files wait to be applied");
+            Some(first)
+        }
+    };
     let (news, mut loads) = mpsc::channel(1);
     tokio::spawn(watcher.watch(news, reload, stop.clone()));
     tokio::spawn(workers.clone().hear(service.store.clone()));
@@ -155,7 +166,6 @@ pub async fn serve(
     let watchdog = systemd::watchdog_interval();
     let mut dogged = Instant::now();
     let mut ready = false;
-    let mut waiting: Option<Loaded> = None;
     loop {
         service.health.turned();
         let sleep = async {
@@ -210,6 +220,9 @@ impl Service {
             Err(_) => return self.without_database("no answer within 20 s"),
         };
         self.health.trouble(Part::Database, None);
+        if std::mem::take(&mut self.was_without_database) {
+            self.in_force.send_modify(|now| *now = Arc::new(now.on_new_connections()));
+        }
         if let Some(wait) = row.next_step_at.map(|at| (at - row.now).to_std().unwrap_or_default()) {
             match wait {
                 Duration::ZERO => self.workers.wake(),
@@ -283,6 +296,7 @@ impl Service {
         // What a probe may know; the log has the cause.
         self.health.trouble(Part::Database, Some("it does not answer".to_owned()));
         self.tell(Some(&format!("the database does not answer: {why}")));
+        self.was_without_database = true;
         self.renew_connection();
         None
     }

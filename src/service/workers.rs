@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
 
+use super::PATIENCE;
 use super::in_force::InForce;
 use crate::request::Vendor;
 use crate::run::store::claim::Claimed;
@@ -108,10 +109,15 @@ impl Workers {
     pub async fn run(self) {
         let mut turn = 0;
         while !self.stop.is_cancelled() {
-            let claimed = match self.claim(turn).await {
-                Ok(claimed) => claimed,
-                Err(error) => {
+            // What a claim took that was given up here is found again when its leases end.
+            let claimed = match tokio::time::timeout(PATIENCE, self.claim(turn)).await {
+                Ok(Ok(claimed)) => claimed,
+                Ok(Err(error)) => {
                     tracing::warn!(error = %Chain(&error), "runs could not be claimed");
+                    0
+                }
+                Err(_) => {
+                    tracing::warn!("runs could not be claimed: the database does not answer");
                     0
                 }
             };

@@ -15,6 +15,9 @@ use crate::run::store::{LEASE, RunStore};
 /// Renewal comes three times a lease, so that two may fail.
 const EVERY: Duration = Duration::from_secs(20);
 
+/// A question that takes longer has lost its connection: the next one has another.
+const PATIENCE: Duration = Duration::from_secs(10);
+
 /// The leases that this process holds.
 #[derive(Clone, Debug, Default)]
 pub struct Leases {
@@ -42,14 +45,19 @@ impl Leases {
         self.until.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Renews all leases now; those that the database no longer knows are forgotten.
-    pub async fn renew(&self, store: &RunStore) {
+    /// Renews all leases now; those that the database no longer knows are forgotten. False = the database failed.
+    pub async fn renew(&self, store: &RunStore) -> bool {
         let tokens: Vec<Uuid> = self.lock().keys().copied().collect();
         if tokens.is_empty() {
-            return;
+            return true;
         }
         let asked = Instant::now();
-        match store.renew(&tokens).await {
+        let renewed = tokio::time::timeout(PATIENCE, store.renew(&tokens)).await;
+        let Ok(renewed) = renewed else {
+            tracing::warn!("leases could not be renewed: the database does not answer");
+            return false;
+        };
+        match renewed {
             Ok(renewed) => {
                 let mut until = self.lock();
                 for token in tokens {
@@ -59,9 +67,13 @@ impl Leases {
                         until.remove(&token);
                     }
                 }
+                true
             }
             // The leases run on; the next renewal comes before they end.
-            Err(error) => tracing::warn!(error = %crate::telemetry::Chain(&error), "leases could not be renewed"),
+            Err(error) => {
+                tracing::warn!(error = %crate::telemetry::Chain(&error), "leases could not be renewed");
+                false
+            }
         }
     }
 
@@ -69,13 +81,15 @@ impl Leases {
     pub fn keep(&self, store: &RunStore) -> JoinHandle<()> {
         let leases = self.clone();
         // A connection of its own: steps that fill the pool must not make us look dead.
-        let store = store.on_own_connection();
+        let mut store = store.on_own_connection();
         tokio::spawn(async move {
             let mut every = tokio::time::interval(EVERY);
             every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
             loop {
                 every.tick().await;
-                leases.renew(&store).await;
+                if !leases.renew(&store).await {
+                    store = store.on_own_connection();
+                }
             }
         })
     }

@@ -19,13 +19,16 @@ use crate::run::retry::poll_interval;
 use crate::run::state::{Event, State};
 use crate::run::store::claim::{Admission, Claimed};
 use crate::run::store::progress::{Later, Outcome};
-use crate::run::store::{MAX_CLAIMS, StoreError};
+use crate::run::store::{MAX_CLAIMS, RunStore, StoreError};
 use crate::vendor::error::VendorError;
 use crate::vendor::{Answer, Watch};
 use crate::yaml::show_duration;
 
 /// How long a ticket is tried to be recorded while the database is away.
 const TICKET_PATIENCE: Duration = Duration::from_secs(120);
+
+/// One try of it.
+const ATTEMPT: Duration = Duration::from_secs(10);
 
 /// The note of a run whose worker was told to stop in the middle of a step.
 pub const INTERRUPTED: &str = "interrupted";
@@ -223,10 +226,16 @@ impl Worker {
         seen: &Seen,
     ) -> Result<Stepped, StoreError> {
         let first = poll_interval(0, Duration::ZERO, jitter());
-        let mut recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
+        // Repeating it changes nothing, so a question that a dead connection swallowed may be asked again.
+        let record = async |store: RunStore| {
+            let what = "record a ticket";
+            let recorded = tokio::time::timeout(ATTEMPT, store.ticket(attempt, id, ticket, seen, first)).await;
+            recorded.unwrap_or(Err(StoreError::Silent { what }))
+        };
+        let mut recorded = record(self.store.clone()).await;
         // A ticket in hand outlives a database that is away for a moment: without it nobody could ask for the report.
         let patience = Instant::now() + TICKET_PATIENCE;
-        while let Err(error @ StoreError::Database { .. }) = &recorded {
+        while let Err(error @ (StoreError::Database { .. } | StoreError::Silent { .. })) = &recorded {
             let (run, error) = (short(hand.run().id), crate::telemetry::Chain(error).to_string());
             if Instant::now() > patience {
                 tracing::error!(
@@ -237,7 +246,7 @@ impl Worker {
             }
             tracing::error!("the database does not take ticket {id} of run {run} ({error}); trying again");
             tokio::time::sleep(Duration::from_secs(1)).await;
-            recorded = self.store.ticket(attempt, id, ticket, seen, first).await;
+            recorded = record(self.store.on_own_connection()).await;
         }
         match recorded {
             Ok(_) => {

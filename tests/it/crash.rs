@@ -12,7 +12,7 @@ use crate::harness::{Ran, Shop, run};
 use crate::verbs::{BIK, DAY, JAICP, LEASES, LIVECHAT, QUERY, text};
 
 /// Every `crash::point` of src/worker.
-const POINTS: [&str; 11] = [
+pub const POINTS: [&str; 11] = [
     "before-intent",
     "intent-committed",
     "call-answered",
@@ -26,9 +26,12 @@ const POINTS: [&str; 11] = [
     "retry-committed",
 ];
 
+/// Every `crash::point` that only a process that serves passes.
+pub const SERVING: [&str; 3] = ["claims-committed", "fires-decided", "fires-committed"];
+
 /// One shape of a report.
 #[derive(Clone, Copy, PartialEq)]
-enum Kind {
+pub enum Kind {
     Bik,
     Livechat,
     JaicpReport,
@@ -36,7 +39,7 @@ enum Kind {
 }
 
 impl Kind {
-    fn yaml(self) -> &'static str {
+    pub fn yaml(self) -> &'static str {
         match self {
             Kind::Bik => BIK,
             Kind::Livechat => LIVECHAT,
@@ -45,7 +48,7 @@ impl Kind {
         }
     }
 
-    fn vendor(self) -> Vendor {
+    pub fn vendor(self) -> Vendor {
         match self {
             Kind::Bik => Vendor::Bik,
             Kind::Livechat => Vendor::LiveChat,
@@ -68,7 +71,7 @@ impl Kind {
     }
 
     /// What must go wrong so that a run of this kind passes the point.
-    fn fault(self, point: &str) -> Option<&'static str> {
+    pub fn fault(self, point: &str) -> Option<&'static str> {
         match (point, self) {
             ("poll-committed", Kind::Bik) => Some("bik.getReportById=odd-status:1"),
             ("poll-committed", Kind::JaicpReport) => Some("jaicp.task=odd-status:1"),
@@ -81,8 +84,8 @@ impl Kind {
         }
     }
 
-    /// Whether a run of this kind passes the point at all.
-    fn passes(self, point: &str) -> bool {
+    /// Whether a run of this kind passes the point at all, in whatever process.
+    pub fn passes(self, point: &str) -> bool {
         match point {
             "ticket-committed" | "poll-answered" | "poll-committed" => self.has_ticket(),
             "held-committed" => self == Kind::Bik,
@@ -91,23 +94,32 @@ impl Kind {
     }
 
     /// Whether nobody can know after a death at this point if the create took effect, and it may not be repeated.
-    fn is_held_after(self, point: &str) -> bool {
+    pub fn is_held_after(self, point: &str) -> bool {
         self == Kind::Bik && matches!(point, "intent-committed" | "call-answered" | "held-committed")
     }
 }
 
 #[test]
-fn every_crash_point_of_the_worker_is_tested() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/worker");
-    let mut found = BTreeSet::new();
-    for file in std::fs::read_dir(folder).unwrap() {
-        let source = std::fs::read_to_string(file.unwrap().path()).unwrap();
-        for rest in source.split("crash::point(").skip(1) {
-            let name = rest.trim_start().strip_prefix('"').expect("a point's name is a literal");
-            found.insert(name.split_once('"').unwrap().0.to_owned());
+fn every_crash_point_is_tested() {
+    fn walk(folder: &Path, found: &mut BTreeMap<bool, BTreeSet<String>>) {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+                continue;
+            }
+            let source = std::fs::read_to_string(&path).unwrap();
+            for rest in source.split("crash::point(").skip(1) {
+                let name = rest.trim_start().strip_prefix('"').expect("a point's name is a literal");
+                let of_the_worker = path.parent().unwrap().ends_with("src/worker");
+                found.entry(of_the_worker).or_default().insert(name.split_once('"').unwrap().0.to_owned());
+            }
         }
     }
-    assert_eq!(found, POINTS.map(str::to_owned).into());
+    let mut found = BTreeMap::new();
+    walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
+    assert_eq!(found[&true], POINTS.map(str::to_owned).into());
+    assert_eq!(found[&false], SERVING.map(str::to_owned).into());
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -150,7 +162,7 @@ async fn dies_everywhere(kind: Kind) {
 }
 
 /// `archive verify` finds nothing but orphans.
-async fn verify(shop: &Shop) {
+pub async fn verify(shop: &Shop) {
     let faults = shop.run(&["archive", "verify", "--format", "json"]).await.expect(0).json();
     assert!(faults.iter().all(|fault| fault["kind"] == "orphan"), "{faults:?}");
 }
@@ -227,10 +239,11 @@ async fn resolve(shop: &Shop, held: &Ran, point: &str, creates: usize, window: &
 }
 
 /// A small generator, so that a seed names a whole test.
-struct Random(u64);
+pub struct Random(pub u64);
 
 impl Random {
-    fn below(&mut self, end: u64) -> u64 {
+    /// The next number below `end`.
+    pub fn below(&mut self, end: u64) -> u64 {
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
         self.0 ^= self.0 << 17;

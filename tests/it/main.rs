@@ -29,15 +29,23 @@ mod life;
 #[cfg(test)]
 mod livechat;
 #[cfg(test)]
+mod matrix;
+#[cfg(test)]
+mod outage;
+#[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod readme;
+#[cfg(test)]
+mod replicas;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod serving;
+#[cfg(test)]
+mod siege;
 #[cfg(test)]
 mod smoke;
 #[cfg(test)]

@@ -211,7 +211,7 @@ enum Door {
     Shut(TcpSocket),
 }
 
-fn bound(addr: SocketAddr) -> TcpSocket {
+pub fn bound(addr: SocketAddr) -> TcpSocket {
     let socket = TcpSocket::new_v4().unwrap();
     socket.set_reuseaddr(true).unwrap();
     socket.bind(addr).unwrap();

@@ -45,6 +45,12 @@ pub enum StoreError {
     /// What was asked cannot be done in the run's present state; says what can.
     #[error("{0}")]
     Refused(String),
+    /// The database took a statement and did not answer in time.
+    #[error("{what}: the database does not answer")]
+    Silent {
+        /// What was being done.
+        what: &'static str,
+    },
     /// The database failed.
     #[error("{what}")]
     Database {
@@ -92,6 +98,13 @@ impl RunStore {
     #[must_use]
     pub fn on_own_connection(&self) -> RunStore {
         let options = self.pool.options().clone().max_connections(1).min_connections(0);
+        RunStore { pool: options.connect_lazy_with((*self.pool.connect_options()).clone()), who: self.who.clone() }
+    }
+
+    /// The same store over new connections: those of the old one may be dead without knowing it.
+    #[must_use]
+    pub fn on_new_connections(&self) -> RunStore {
+        let options = self.pool.options().clone();
         RunStore { pool: options.connect_lazy_with((*self.pool.connect_options()).clone()), who: self.who.clone() }
     }
 
