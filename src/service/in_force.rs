@@ -69,6 +69,7 @@ impl InForce {
 
     /// The same over new connections to the database: a network that swallowed packets leaves some that neither answer nor
     /// end. Steps under way keep theirs.
+    #[must_use]
     pub fn on_new_connections(&self) -> InForce {
         let mut next = self.clone();
         next.worker.store = self.worker.store.on_new_connections();
