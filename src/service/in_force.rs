@@ -9,7 +9,7 @@ use crate::connection::Connection;
 use crate::job::{self, Job, Series};
 use crate::job_set;
 use crate::request::Vendor;
-use crate::run::store::claim::Permit;
+use crate::run::store::permit::Permit;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;

@@ -5,9 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
-use reportd::run::store::claim::{Claimed, Permit};
+use reportd::run::store::claim::Claimed;
 use reportd::run::store::firing::{Decided, Made, Settled};
 use reportd::run::store::make::NewRun;
+use reportd::run::store::permit::Permit;
 use reportd::run::store::serving::{Claimant, Replica};
 use reportd::run::store::{LEASE, RunStore};
 use reportd::run::{Trigger, Who};
@@ -586,7 +587,7 @@ impl Past {
     async fn call(&self, store: &RunStore, what: &str, n: i64) {
         match what {
             "pulse" => assert!(store.pulse().await.unwrap().next_step_at.is_some()),
-            "beat" => store.beat(&Replica { id: Uuid::new_v4(), follows: false }, None).await.unwrap(),
+            "beat" => store.beat(&Replica { id: Uuid::new_v4(), follows: false }, true, None).await.unwrap(),
             "claim_due" => {
                 let claims = store.claim_due(&[claimant("north", 5), claimant("south", 5)], 10).await.unwrap();
                 assert_eq!((of(&claims, "north"), of(&claims, "south")), (5, 5));
