@@ -20,7 +20,7 @@ CREATE INDEX runs_of_window ON runs (series_id, window_start, window_end, create
 -- Serves "does an unfinished run of this series exist".
 CREATE INDEX runs_live_of_series ON runs (series_id) WHERE finished_at IS NULL;
 
--- Processes that serve, for `status`; a row that is not renewed is a process that is gone.
+-- Processes that serve, for `status`.
 CREATE TABLE replicas (
     id         uuid NOT NULL,
     who        text NOT NULL,
@@ -28,9 +28,11 @@ CREATE TABLE replicas (
     -- It takes its jobs from the database.
     follows    boolean NOT NULL,
     started_at timestamptz NOT NULL DEFAULT reportd_now(),
-    -- Its last planner pass.
-    passed_at  timestamptz NOT NULL DEFAULT reportd_now(),
-    -- What keeps it from planning; null = nothing.
+    -- Renewed every few seconds; an old one is a process that is gone.
+    seen_at    timestamptz NOT NULL DEFAULT reportd_now(),
+    -- Its last planner pass; null = none yet.
+    passed_at  timestamptz,
+    -- What keeps it from planning, or from planning some series; null = nothing.
     trouble    text,
     CONSTRAINT replicas_pkey PRIMARY KEY (id)
 );

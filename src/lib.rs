@@ -30,7 +30,7 @@
 //! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
 //! | [`job_set`] | the job files in force: folder -> database -> jobs |
 //! | [`service`] | `serve`: pulse, planner, workers, reload, health |
-//! | [`coverage`] | expected windows x what is held -> a calendar; pure but for the one file that reads rows and files |
+//! | [`coverage`] | expected windows x what is held -> a calendar; pure but for what reads rows and files |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`view`] | the JSON of the contract |

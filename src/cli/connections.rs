@@ -9,7 +9,7 @@ use super::{Cx, Exit, Failure, say, say_json};
 use crate::app::{App, ArchiveUse};
 use crate::request::Vendor;
 use crate::request::window::rfc3339_in;
-use crate::run::store::claim::Permit;
+use crate::run::store::permit::Permit;
 use crate::settings::Settings;
 
 #[derive(Debug, Args)]

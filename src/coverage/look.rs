@@ -1,5 +1,4 @@
-//! Reads what is known of many series at once, and puts the calendars together. The only impure file of this module; it
-//! writes nothing.
+//! Reads what is known of many series at once, and puts the calendars together. It writes nothing.
 //!
 //! Some statements for a whole batch of series, never one for each. Before anything is said the archive's folders are looked
 //! at: a window that the archive holds and the database does not know stops the look, because `fill` would fetch it again.
@@ -9,13 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
-use futures_util::StreamExt;
 use thiserror::Error;
 
 use super::Span;
 use super::cell::{Cell, Facts, State, Today, cells, held_cells};
+use super::verify::{Checked, hash};
 use super::wanted::{Expectation, TooMany, Wanted};
-use crate::archive::verify::hash_file;
 use crate::archive::window_folder;
 use crate::connection::Connection;
 use crate::fire::rule::{Rule, Rules};
@@ -30,9 +28,6 @@ use crate::worker::open::OpenError;
 
 /// Series that are looked at in one go: enough that statements are few, few enough that memory stays flat.
 pub const BATCH: usize = 200;
-
-/// Files that are hashed at once.
-const HASHES: usize = 4;
 
 /// A series, as the job files have it.
 pub type Chosen<'a> = (&'a Job, &'a Series, &'a Connection);
@@ -50,17 +45,6 @@ pub struct Look<'a> {
     pub verify: bool,
     /// The database's present instant.
     pub now: DateTime<Utc>,
-}
-
-/// What was hashed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Checked {
-    /// Revisions.
-    pub revisions: usize,
-    /// Files.
-    pub files: usize,
-    /// Bytes.
-    pub bytes: u64,
 }
 
 /// The calendar of one series.
@@ -143,7 +127,7 @@ impl<'a> Look<'a> {
         self.refuse_strangers(&calendars).await?;
         if self.verify {
             for calendar in &mut calendars {
-                self.hash(calendar).await?;
+                hash(self.worker, calendar).await?;
             }
         }
         Ok(calendars)
@@ -316,48 +300,6 @@ impl<'a> Look<'a> {
         }
         Ok(())
     }
-
-    /// Hashes every file of what is held, and its manifest, and marks what is not as it was.
-    async fn hash(&self, calendar: &mut Calendar<'a>) -> Result<(), StoreError> {
-        let held: Vec<_> = calendar.cells.iter().filter_map(|cell| cell.held.as_deref()).collect();
-        let revisions: Vec<_> =
-            held.iter().map(|row| (row.series_id, row.window_label.clone(), row.revision)).collect();
-        let mut files: HashMap<_, Vec<(String, String)>> = HashMap::new();
-        for (row, key) in held.iter().zip(&revisions) {
-            files.entry(key.clone()).or_default().push((row.manifest_path.clone(), row.manifest_sha256.clone()));
-        }
-        for row in self.worker.store.files_of(&revisions).await? {
-            let key = (row.series_id, row.window_label, row.revision);
-            files.entry(key).or_default().push((row.path, row.sha256));
-        }
-        let mut checked = Checked { revisions: revisions.len(), ..Checked::default() };
-        let tasks = calendar.cells.iter().enumerate().filter_map(|(n, cell)| {
-            let row = cell.held.as_deref()?;
-            let key = (row.series_id, row.window_label.clone(), row.revision);
-            let paths = files.remove(&key)?;
-            let paths: Vec<_> =
-                paths.into_iter().map(|(path, sha256)| (self.worker.archive.path(&path), path, sha256)).collect();
-            Some((n, paths))
-        });
-        let tasks: Vec<_> = tasks.collect();
-        let mut results = futures_util::stream::iter(tasks)
-            .map(async |(n, paths)| {
-                let hashed = tokio::task::spawn_blocking(move || trouble(&paths)).await;
-                (n, hashed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())))
-            })
-            .buffered(HASHES);
-        while let Some((n, (files, bytes, trouble))) = results.next().await {
-            checked.files += files;
-            checked.bytes += bytes;
-            if let Some(why) = trouble {
-                calendar.cells[n].state = State::Damaged;
-                calendar.damage.push((calendar.cells[n].window, why));
-            }
-        }
-        drop(results);
-        calendar.checked = checked;
-        Ok(())
-    }
 }
 
 /// The stored rules with the job file's on top: what nobody applied yet counts from now on, or for all time where nothing is
@@ -369,32 +311,4 @@ fn with_today(mut stored: Rules, today: Rule, now: DateTime<Utc>) -> Rules {
         Some(_) => stored.then(now, today),
     }
     stored
-}
-
-/// Hashes files; how many, how many bytes, and the first thing that is wrong.
-fn trouble(files: &[(std::path::PathBuf, String, String)]) -> (usize, u64, Option<String>) {
-    let mut bytes = 0;
-    for (at, path, sha256) in files {
-        match hash_file(at) {
-            Ok((size, found)) => {
-                bytes += size;
-                if found != *sha256 {
-                    return (
-                        files.len(),
-                        bytes,
-                        Some(format!("{path}: sha256 is {}…, not {}…", &found[..8], head(sha256))),
-                    );
-                }
-            }
-            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
-                return (files.len(), bytes, Some(format!("{path} is not there")));
-            }
-            Err(e) => return (files.len(), bytes, Some(format!("{path} cannot be read: {e}"))),
-        }
-    }
-    (files.len(), bytes, None)
-}
-
-fn head(sha256: &str) -> &str {
-    sha256.get(..8).unwrap_or(sha256)
 }

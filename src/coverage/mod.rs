@@ -4,7 +4,8 @@
 //! wanted.rs   rules x time -> the windows that are wanted. Pure
 //! cell.rs     a window x what is known of it -> its state. Pure
 //! pace.rs     what is left to fetch x the accounts' limits -> how long it takes. Pure
-//! look.rs     reads rows, and the archive's folders and bytes, and puts the others together
+//! look.rs     reads rows and the archive's folders, and puts the others together
+//! verify.rs   hashes the bytes again
 //! ```
 //!
 //! It reads, and changes nothing: `fill` makes the runs. Its unit is the window, not the execution: a run that was made twice
@@ -13,6 +14,7 @@
 pub mod cell;
 pub mod look;
 pub mod pace;
+pub mod verify;
 pub mod wanted;
 
 use chrono::{DateTime, NaiveDate, Utc};

@@ -115,6 +115,7 @@ pub fn compile_all(texts: &[FileText], connections: &[Connection], defaults: &De
             one.job = None;
         }
     }
+    refuse_borrowed_names(texts, &mut loaded);
     let (mut jobs, mut asked, mut sources, mut problems) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for one in loaded {
         problems.extend(one.problems);
@@ -129,6 +130,19 @@ pub fn compile_all(texts: &[FileText], connections: &[Connection], defaults: &De
     }
     problems.sort_by(|a, b| (&a.file, a.line, a.column).cmp(&(&b.file, b.line, b.column)));
     Jobs { jobs, problems, files: texts.len() }
+}
+
+/// A former name that is a job of its own would take that job's history away.
+fn refuse_borrowed_names(texts: &[FileText], loaded: &mut [Loaded]) {
+    let names: std::collections::HashSet<&str> = texts.iter().map(|text| text.name.as_str()).collect();
+    for one in loaded {
+        let Some(job) = &one.job else { continue };
+        let Some(name) = job.was.iter().find(|name| names.contains(name.as_str())).cloned() else { continue };
+        let message = format!("'{name}' is a job of its own here, and no former name of this one");
+        let finding = Finding::error(Path::root().key("was"), message);
+        one.problems.extend(one.source.as_ref().map(|source| source.locate(&finding)));
+        one.job = None;
+    }
 }
 
 fn compile_one(

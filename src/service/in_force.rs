@@ -9,7 +9,7 @@ use crate::connection::Connection;
 use crate::job::{self, Job, Series};
 use crate::job_set;
 use crate::request::Vendor;
-use crate::run::store::claim::Permit;
+use crate::run::store::permit::Permit;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
@@ -69,6 +69,7 @@ impl InForce {
 
     /// The same over new connections to the database: a network that swallowed packets leaves some that neither answer nor
     /// end. Steps under way keep theirs.
+    #[must_use]
     pub fn on_new_connections(&self) -> InForce {
         let mut next = self.clone();
         next.worker.store = self.worker.store.on_new_connections();

@@ -140,6 +140,8 @@ pub async fn serve(
         said: None,
         was_without_database: false,
     };
+    // `status` must not call for a service that is just starting.
+    service.beat(false, None).await;
     let mut waiting = match service.take(&first).await {
         Ok(()) => {
             if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())
@@ -245,7 +247,7 @@ impl Service {
         if trouble.is_none() {
             self.health.passed(row.now);
         }
-        self.beat(complaint.as_deref()).await;
+        self.beat(trouble.is_none(), complaint.as_deref()).await;
         self.look_at_secrets().await;
         if more {
             return Some(Instant::now());
@@ -318,11 +320,11 @@ impl Service {
     }
 
     /// Renews this process's row now and then.
-    async fn beat(&mut self, trouble: Option<&str>) {
+    async fn beat(&mut self, passed: bool, trouble: Option<&str>) {
         if self.beaten.is_some_and(|at| at.elapsed() < BEAT) {
             return;
         }
-        match tokio::time::timeout(PATIENCE, self.store.beat(&self.replica, trouble)).await {
+        match tokio::time::timeout(PATIENCE, self.store.beat(&self.replica, passed, trouble)).await {
             Ok(Ok(())) => self.beaten = Some(Instant::now()),
             Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "this process's row could not be renewed"),
             Err(_) => self.renew_connection(),

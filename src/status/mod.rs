@@ -303,7 +303,7 @@ impl Facts {
 
     /// When a planner last passed.
     pub fn last_pass(&self) -> Option<DateTime<Utc>> {
-        self.replicas.iter().filter(|replica| replica.trouble.is_none()).map(|replica| replica.passed_at).max()
+        self.replicas.iter().filter_map(|replica| replica.passed_at).max()
     }
 
     /// Unfinished runs.

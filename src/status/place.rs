@@ -5,11 +5,8 @@ use chrono::TimeDelta;
 use super::{Cause, Drifted, Facts, Item};
 use crate::fire::explain::span;
 
-/// A process whose last planner pass is older does not fire in time.
-const PASS: TimeDelta = TimeDelta::seconds(60);
-
-/// While others serve, what kept a process from planning is told for so long: it may be gone, and nobody can tell.
-const TROUBLE: TimeDelta = TimeDelta::hours(1);
+/// A process that was not seen for longer is gone.
+const SEEN: TimeDelta = TimeDelta::seconds(60);
 
 pub(super) fn items(facts: &Facts) -> Vec<Item> {
     let archive = facts
@@ -25,22 +22,18 @@ fn serving(facts: &Facts) -> Vec<Item> {
         return Vec::new();
     }
     let age = |at| facts.now - at;
-    let serves = facts.replicas.iter().any(|r| r.trouble.is_none() && age(r.passed_at) <= PASS);
-    let told_for = if serves { TROUBLE } else { TimeDelta::MAX };
-    let mut items: Vec<Item> = facts
-        .replicas
+    let there: Vec<_> = facts.replicas.iter().filter(|replica| age(replica.seen_at) <= SEEN).collect();
+    let mut items: Vec<Item> = there
         .iter()
-        .filter(|replica| age(replica.passed_at) <= told_for)
         .filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
             let message = format!("{} does not plan: {trouble}", replica.who);
             let action = "mend what it says; it then plans by itself".to_owned();
-            Some(Item { since: Some(replica.passed_at), ..Item::new(Cause::NotServing, message, action) })
+            Some(Item { since: replica.passed_at, ..Item::new(Cause::NotServing, message, action) })
         })
         .collect();
     // Who is in trouble is there, and needs no start.
-    let there = facts.replicas.iter().any(|r| r.trouble.is_some() && age(r.passed_at) <= TROUBLE);
-    if !serves && !there {
+    if there.is_empty() {
         let in_force = i64::try_from(in_force).unwrap_or(i64::MAX);
         let last = facts.last_pass().map_or_else(
             || "no planner has passed yet".to_owned(),

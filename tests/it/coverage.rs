@@ -639,7 +639,7 @@ async fn four_hundred_series(shop: &Shop) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_hundred_series_are_looked_at_in_a_few_statements() {
-    const TRANSACTIONS: &str = "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()";
+    const TRANSACTIONS: &str = "SELECT xact_commit FROM pg_stat_database WHERE datname = $1";
     const READ: &str =
         "SELECT COALESCE(sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)), 0)::bigint FROM pg_stat_user_tables
                         WHERE relname IN ('runs', 'revisions', 'artifacts', 'run_events', 'fires')";
@@ -648,18 +648,24 @@ async fn four_hundred_series_are_looked_at_in_a_few_statements() {
     let shop = Shop::open().await;
     four_hundred_series(&shop).await;
     until("the statistics of filling", || async { shop.number(READ).await > 35_000 }).await;
-    let (before, read) = (shop.number(TRANSACTIONS).await, shop.number(READ).await);
+    // Asked from another database, because asking is a transaction too.
+    let name: String = shop.one("SELECT current_database()::text").await;
+    let (outside, _) = crate::harness::database().await;
+    let transactions =
+        async || -> i64 { sqlx::query_scalar(TRANSACTIONS).bind(&name).fetch_one(&outside).await.unwrap() };
+    let before = transactions().await;
     let start = Instant::now();
     let lines = shop.run(&["coverage", "--to", "2025-04-29", "--format", "json"]).await.expect(0).json();
     let took = start.elapsed();
     assert_eq!(lines.len(), 400 * 60);
     let count = |state: &str| lines.iter().filter(|line| line["state"] == state).count();
     assert_eq!([count("stale"), count("failed"), count("missed"), count("missing")], [12_000, 1200, 1200, 9600]);
-    assert!(took < Duration::from_secs(20), "{took:?}");
+    // Loose, because the machine has other work; the statements below are what is counted.
+    assert!(took < Duration::from_secs(60), "{took:?}");
     let strips = shop.run(&["coverage", "--to", "2025-04-29"]).await.expect(0).stdout;
     assert_eq!(strips.matches("30 of 60: 3 failed, 3 missed, 24 missing").count(), 400);
-    until("what both looks read is told", || async { shop.number(READ).await - read > 70_000 }).await;
-    let statements = shop.number(TRANSACTIONS).await - before;
+    until("both looks are told of", || async { transactions().await - before >= 20 }).await;
+    let statements = transactions().await - before;
     assert!(statements < 100, "{statements} transactions for two looks at 400 series");
 
     // Of two series the statements read no more than those have.

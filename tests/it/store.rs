@@ -8,8 +8,9 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use reportd::request::Seen;
 use reportd::run::state::{Event, State};
-use reportd::run::store::claim::{Admission, Claimed, Identity, Permit};
+use reportd::run::store::claim::{Claimed, Identity};
 use reportd::run::store::make::{NewRun, Opened};
+use reportd::run::store::permit::{Admission, Permit};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
@@ -396,6 +397,7 @@ fn every_fenced_write_of_the_store_is_in_the_list() {
     let sources = [
         include_str!("../../src/run/store/progress.rs"),
         include_str!("../../src/run/store/claim.rs"),
+        include_str!("../../src/run/store/permit.rs"),
         include_str!("../../src/run/store/revision.rs"),
     ];
     for source in sources {

@@ -149,50 +149,56 @@ impl Rehearsal {
             tokio::time::sleep(Duration::from_millis(self.random.below(pause))).await;
             self.trouble().await;
         }
-        if self.serving.is_empty() {
-            self.start_one().await;
-        }
     }
 
-    /// Moves on in small steps until nothing is left to do but for people.
+    /// One service more, undisturbed, until nothing is left to do but for people. The clock stands as good as still: only what
+    /// dead processes hold is let go, and nobody waits for a back-off or the next poll.
     async fn heal(&mut self) {
         const LEFT: &str = "SELECT (SELECT count(*) FROM runs WHERE finished_at IS NULL AND state <> 'held')
                                  + (SELECT count(*) FROM series WHERE next_at <= reportd_now())";
+        for serving in self.serving.drain(..) {
+            serving.stop().await;
+        }
+        self.shop.advance(LEASES).await;
+        self.start_one().await;
         let start = Instant::now();
         while self.shop.number(LEFT).await > 0 {
             assert!(start.elapsed() < Duration::from_secs(60), "it does not heal: {}", self.serving[0].stderr());
-            // A call under way is shorter than this pause, so no lease is taken from a living worker.
-            tokio::time::sleep(Duration::from_millis(400)).await;
-            let late = "SELECT count(*) FROM runs WHERE finished_at IS NULL AND state <> 'held' AND
-                        (next_step_at > reportd_now() OR lease_until < reportd_now() + interval '3 hours')";
-            if self.shop.number(late).await > 0 {
-                self.shop.advance(LEASES).await;
-            }
+            sqlx::query(
+                "UPDATE runs SET next_step_at = reportd_now() WHERE finished_at IS NULL AND state <> 'held'
+                 AND lease_token IS NULL AND next_step_at > reportd_now()",
+            )
+            .execute(&self.shop.pool)
+            .await
+            .unwrap();
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
     }
 
-    /// The instants that a job's schedule names from its first wanted date until now.
-    async fn named(&self, (name, zone, crons, ..): &Row) -> Vec<DateTime<Utc>> {
+    /// The instants that a job's schedule names from its first wanted date on.
+    fn named(&self, (name, zone, crons, ..): &Row, until: DateTime<Utc>) -> Vec<DateTime<Utc>> {
         let zone: Tz = zone.parse().unwrap();
         let crons = crons.iter().map(|cron| Cron::parse(cron, &format!("{name}@north")).unwrap()).collect();
         let midnight = self.since.and_hms_opt(0, 0, 0).unwrap().and_local_timezone(zone).unwrap().to_utc();
-        let cursor = self.shop.one::<DateTime<Utc>>("SELECT min(cursor_at) FROM series").await;
-        Schedule::new(crons, zone).between(midnight - TimeDelta::seconds(1), cursor, usize::MAX)
+        Schedule::new(crons, zone).between(midnight - TimeDelta::seconds(1), until, usize::MAX)
     }
 
     async fn must_be_whole(&mut self) {
         let mut instants = 0;
+        // Nothing was due when healing ended, which was no minute ago.
+        let until = self.shop.one::<DateTime<Utc>>("SELECT reportd_now() - interval '1 min'").await;
         for row in &self.jobs.clone() {
             let name = row.0;
             let fires: Vec<DateTime<Utc>> = sqlx::query_scalar(
                 "SELECT fire_at FROM fires JOIN series ON series.id = series_id WHERE job = $1
-                     AND fire_at <= (SELECT min(cursor_at) FROM series) ORDER BY fire_at",
+                     AND fire_at <= $2 ORDER BY fire_at",
             )
             .bind(name)
+            .bind(until)
             .fetch_all(&self.shop.pool)
             .await
             .unwrap();
-            assert_eq!(fires, self.named(row).await, "{name}: the ledger is what the schedule names");
+            assert_eq!(fires, self.named(row, until), "{name}: the ledger is what the schedule names");
             instants += fires.len();
         }
         let one = async |sql: &'static str| self.shop.number(sql).await;
@@ -239,7 +245,7 @@ impl Rehearsal {
 async fn the_days_around_the_change_of_march_lose_no_instant_and_fetch_no_window_twice() {
     let start = Instant::now();
     let mut rehearsal = Rehearsal::open("2026-03-28", &JOBS).await;
-    rehearsal.live_until("2026-04-06T00:00:00Z", 1, 24, Duration::from_millis(900)).await;
+    rehearsal.live_until("2026-04-06T00:00:00Z", 1, 30, Duration::from_millis(800)).await;
     rehearsal.heal().await;
     rehearsal.must_be_whole().await;
     println!("{:?}", start.elapsed());

@@ -1,10 +1,12 @@
 //! `why`, `pause` and `resume`: what decided about an instant, and the operator's word that instants do not fire.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::harness::{Shop, run};
 use crate::status::DAILY;
-use crate::verbs::{LIVECHAT, NEXT_DAY, keys, text};
+use crate::verbs::{LIVECHAT, NEXT_DAY, keys, text, until};
 
 const KEYS: [&str; 10] =
     ["job", "connection", "at", "fire_at", "outcome", "reason", "window", "run_id", "rule", "decided_at"];
@@ -242,4 +244,44 @@ async fn a_file_is_overruled_by_no_command_and_a_broken_or_missing_one_stands_in
         shop.run(&["pause", "ratings", "--reason", reason]).await.expect(2).says("the reason");
     }
     assert!(!shop.archive().exists(), "none of this needs an archive");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_service_records_what_is_paused_and_fires_again_once_it_is_resumed() {
+    let shop = Shop::open().await;
+    shop.job("ratings", &DAILY.replace("30 6 * * *", "* * * * *"));
+    shop.run(&["pause", "ratings", "--reason", "shop closed"]).await.expect(0);
+    let serve = shop.start(&["serve", "--listen", "127.0.0.1:0"]);
+    shop.until_count("SELECT count(*) FROM series CROSS JOIN replicas WHERE in_force", 1).await;
+    // `serve` ends `not_serving`, and a pause needs nobody.
+    let ran = shop.run(&["status"]).await.expect(0);
+    assert!(ran.stdout.contains("last planner pass "), "{}", ran.stdout);
+    shop.advance(Duration::from_secs(61)).await;
+    until("a paused instant", || async {
+        shop.number("SELECT count(*) FROM fires WHERE outcome = 'paused'").await > 0
+    })
+    .await;
+    let at: String =
+        shop.one("SELECT to_char(fire_at AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS\"Z\"') FROM fires").await;
+    let why = shop.run(&["why", "ratings", "--at", &at, "--format", "json"]).await.expect(0).line();
+    assert_eq!(why["outcome"], "paused");
+    assert!(text(&why["reason"]).ends_with(": shop closed"), "{why}");
+    assert!(text(&why["rule"]["applied_by"]).contains('@'), "{why}");
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
+    shop.run(&["resume", "ratings"]).await.expect(0);
+    shop.advance(Duration::from_secs(61)).await;
+    until("an instant that fires", || async {
+        shop.number("SELECT count(*) FROM fires WHERE outcome = 'fired'").await == 1
+    })
+    .await;
+    assert_eq!(
+        shop.number(
+            "SELECT count(*) FROM fires JOIN series_pauses USING (series_id)
+                     WHERE (outcome = 'paused') <> (fire_at >= paused_at AND fire_at < resumed_at)"
+        )
+        .await,
+        0,
+        "each instant is decided by whether it lies in the pause"
+    );
+    drop(serve);
 }

@@ -124,9 +124,11 @@ pub struct ReplicaRow {
     pub who: String,
     /// It takes its jobs from the database.
     pub follows: bool,
+    /// When it renewed its row.
+    pub seen_at: DateTime<Utc>,
     /// Its last planner pass.
-    pub passed_at: DateTime<Utc>,
-    /// What keeps it from planning.
+    pub passed_at: Option<DateTime<Utc>>,
+    /// What keeps it from planning, or from planning some series.
     pub trouble: Option<String>,
 }
 
@@ -271,7 +273,7 @@ impl RunStore {
 
     /// The processes that serve, or did in the last day.
     pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, StoreError> {
-        sqlx::query_as("SELECT who, follows, passed_at, trouble FROM replicas ORDER BY passed_at DESC, id")
+        sqlx::query_as("SELECT who, follows, seen_at, passed_at, trouble FROM replicas ORDER BY seen_at DESC, id")
             .fetch_all(&self.pool)
             .await
             .map_err(doing("list the processes that serve"))

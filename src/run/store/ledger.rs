@@ -107,7 +107,7 @@ impl RunStore {
 
     /// When a planner last passed.
     pub async fn last_pass(&self) -> Result<Option<DateTime<Utc>>, StoreError> {
-        sqlx::query_scalar("SELECT max(passed_at) FROM replicas WHERE trouble IS NULL")
+        sqlx::query_scalar("SELECT max(passed_at) FROM replicas")
             .fetch_one(&self.pool)
             .await
             .map_err(doing("look when the last planner pass was"))

@@ -15,6 +15,7 @@ pub mod ledger;
 pub mod make;
 pub mod operator;
 pub mod pause;
+pub mod permit;
 pub mod progress;
 pub mod query;
 pub mod revision;

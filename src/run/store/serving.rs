@@ -69,18 +69,20 @@ impl RunStore {
         .map_err(doing("ask what is due"))
     }
 
-    /// Renews this process's row; rows of processes that are gone for a day go with it.
-    pub async fn beat(&self, replica: &Replica, trouble: Option<&str>) -> Result<(), StoreError> {
+    /// Renews this process's row; rows of processes that are gone for a day go with it. `passed` = its planner passes.
+    pub async fn beat(&self, replica: &Replica, passed: bool, trouble: Option<&str>) -> Result<(), StoreError> {
         sqlx::query(
-            "WITH gone AS (DELETE FROM replicas WHERE passed_at < reportd_now() - interval '1 day' AND id <> $1)
-             INSERT INTO replicas (id, who, version, follows, trouble) VALUES ($1, $2, $3, $4, left($5, 1000))
-             ON CONFLICT (id) DO UPDATE SET trouble = EXCLUDED.trouble,
-                 passed_at = CASE WHEN EXCLUDED.trouble IS NULL THEN reportd_now() ELSE replicas.passed_at END",
+            "WITH gone AS (DELETE FROM replicas WHERE seen_at < reportd_now() - interval '1 day' AND id <> $1)
+             INSERT INTO replicas (id, who, version, follows, passed_at, trouble)
+             VALUES ($1, $2, $3, $4, CASE WHEN $5 THEN reportd_now() END, left($6, 1000))
+             ON CONFLICT (id) DO UPDATE SET trouble = EXCLUDED.trouble, seen_at = reportd_now(),
+                 passed_at = COALESCE(EXCLUDED.passed_at, replicas.passed_at)",
         )
         .bind(replica.id)
         .bind(&self.who.0)
         .bind(env!("CARGO_PKG_VERSION"))
         .bind(replica.follows)
+        .bind(passed)
         .bind(trouble)
         .execute(&self.pool)
         .await
