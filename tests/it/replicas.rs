@@ -129,18 +129,14 @@ async fn a_rate_and_a_number_of_runs_at_once_hold_over_all_processes() {
 
 /// Each of these waits for PostgreSQL's and our own time limits, so they wait together.
 #[tokio::test(flavor = "multi_thread")]
-async fn one_that_freezes_or_is_cut_off_keeps_nobody_from_anything_for_long() {
+async fn one_that_freezes_is_cut_off_has_a_wrong_clock_or_other_files_keeps_nobody_from_anything_for_long() {
     tokio::join!(
         one_that_freezes_while_it_decides_keeps_others_from_those_series_for_seconds_and_from_no_other(),
         an_apply_that_freezes_in_its_transaction_keeps_schedules_waiting_for_seconds_only(),
         one_that_starts_while_another_is_frozen_in_its_transaction_waits_for_it_and_then_serves(),
         one_that_is_cut_off_from_the_database_loses_its_runs_says_so_and_goes_on_by_itself(),
-    );
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_set_of_jobs_changes_for_all_at_once_and_only_when_somebody_changes_it() {
-    tokio::join!(
+        one_whose_clock_is_off_fires_nothing_says_so_and_carries_runs("3600"),
+        one_whose_clock_is_off_fires_nothing_says_so_and_carries_runs("-3600"),
         a_set_that_is_applied_is_fired_by_all_that_follow_it_within_seconds_and_nothing_twice(),
         two_with_different_folders_do_not_take_turns_at_changing_the_set(),
     );
@@ -307,26 +303,23 @@ async fn one_that_is_cut_off_from_the_database_loses_its_runs_says_so_and_goes_o
     shop.assert_hourly("ratings").await;
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn one_whose_clock_is_an_hour_off_fires_nothing_says_so_and_carries_runs() {
-    for offset in ["3600", "-3600"] {
-        let shop = Shop::at_begin().await;
-        shop.job("ratings", &hourly(SINCE, LIVECHAT));
-        let wrong = shop.serve_with(&[], &[("REPORTD_CLOCK_OFFSET", offset)]).await;
-        wrong.until_says("clock differs from the database's by").await;
-        assert_eq!(shop.number("SELECT count(*) FROM fires").await, 0);
-        let said = wrong.until_http("/readyz", 503).await;
-        assert!(said.contains("clock differs"), "{said}");
-        shop.until_count("SELECT count(*) FROM replicas WHERE trouble LIKE '%clock differs%'", 1).await;
-        shop.run(&["run-job", "ratings", "--window", "2025-03-03..2025-03-03", "--no-wait"]).await.expect(4);
-        shop.until_count("SELECT count(*) FROM revisions", 1).await;
+async fn one_whose_clock_is_off_fires_nothing_says_so_and_carries_runs(offset: &str) {
+    let shop = Shop::at_begin().await;
+    shop.job("ratings", &hourly(SINCE, LIVECHAT));
+    let wrong = shop.serve_with(&[], &[("REPORTD_CLOCK_OFFSET", offset)]).await;
+    wrong.until_says("clock differs from the database's by").await;
+    assert_eq!(shop.number("SELECT count(*) FROM fires").await, 0);
+    let said = wrong.until_http("/readyz", 503).await;
+    assert!(said.contains("clock differs"), "{said}");
+    shop.until_count("SELECT count(*) FROM replicas WHERE trouble LIKE '%clock differs%'", 1).await;
+    shop.run(&["run-job", "ratings", "--window", "2025-03-03..2025-03-03", "--no-wait"]).await.expect(4);
+    shop.until_count("SELECT count(*) FROM revisions", 1).await;
 
-        let right = shop.serve().await;
-        shop.until_done().await;
-        assert_eq!(shop.ledger("ratings").await, expected(FIRST, HOUR, shop.now().await));
-        for serving in [wrong, right] {
-            serving.stop().await;
-        }
+    let right = shop.serve().await;
+    shop.until_done().await;
+    assert_eq!(shop.ledger("ratings").await, expected(FIRST, HOUR, shop.now().await));
+    for serving in [wrong, right] {
+        serving.stop().await;
     }
 }
 
