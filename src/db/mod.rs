@@ -147,7 +147,9 @@ impl Db {
     /// Empties a rehearsal's database, which starts clean each time.
     pub async fn wipe(&self) -> Result<(), DbError> {
         let statements =
-            "TRUNCATE artifacts, revisions, run_events, remote_tasks, runs, series, connections RESTART IDENTITY;
+            "TRUNCATE artifacts, revisions, run_events, remote_tasks, fires, runs, series_pauses, series_rules, series, connections,
+                          job_files, replicas RESTART IDENTITY;
+                          UPDATE job_set SET version = 0, applied_at = NULL, applied_by = NULL;
                           UPDATE instance SET archive_id = NULL";
         sqlx::raw_sql(statements).execute(&self.pool).await.map_err(DbError::Connect)?;
         Ok(())
