@@ -52,6 +52,7 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str) {
     command.env("REPORTD_CRASH_AT", point);
     let died = Started::new(command).end().await;
     assert_eq!(died.code, None, "{point}: it did not die: {}", died.stderr);
+    shop.until_nobody_is_connected().await;
     shop.advance(LEASES).await;
     let serving = shop.serve().await;
     let held = shop.until_settled().await;
@@ -165,13 +166,14 @@ async fn random_kills(size: &Size) {
         }
     }
     let killing = began.elapsed();
-    // Whoever is left carries on, and a fresh one.
-    alive.push(shop.serve().await);
-    shop.advance(LEASES).await;
-    let held = shop.until_settled().await;
     for serving in alive {
-        serving.stop().await;
+        killed.insert(serving.die().await);
     }
+    shop.until_nobody_is_connected().await;
+    shop.advance(LEASES).await;
+    let serving = shop.serve().await;
+    let held = shop.until_settled().await;
+    serving.stop().await;
 
     let ledger = expected(size.first, HOUR, shop.now().await);
     for job in JOBS {
@@ -187,7 +189,7 @@ async fn random_kills(size: &Size) {
     }
     println!(
         "{} kills in {:.0} s, {} runs, {held} held and resolved, {} requests, {:.0} s in all",
-        size.kills,
+        killed.len(),
         killing.as_secs_f64(),
         shop.number("SELECT count(*) FROM runs").await,
         shop.requests(),

@@ -56,6 +56,14 @@ impl Shop {
         shop
     }
 
+    /// Waits until the server has noticed that the program's processes are dead. What they sent last is still executed: a claim
+    /// in it is a lease that nobody has, which began after the clock was moved if that came first.
+    pub async fn until_nobody_is_connected(&self) {
+        let sessions = "SELECT count(*) FROM pg_stat_activity
+                        WHERE datname = current_database() AND application_name = 'reportd'";
+        self.until_count(sessions, 0).await;
+    }
+
     /// Moves the database's clock on at a moment at which no step is under way: a jump in the middle of one looks as if its
     /// worker had died.
     pub async fn leap(&self, by: Duration) {

@@ -325,6 +325,9 @@ impl Drop for Started {
         if let Ok(None) = self.child.try_wait() {
             drop(self.child.kill());
             drop(self.child.wait());
+            if std::thread::panicking() {
+                println!("it said: {}", self.said.lock().unwrap().1);
+            }
         }
     }
 }
