@@ -142,6 +142,7 @@ pub async fn serve(
     };
     // `status` must not call for a service that is just starting.
     service.beat(false, None).await;
+    service.beaten = None;
     let mut waiting = match service.take(&first).await {
         Ok(()) => {
             if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())
