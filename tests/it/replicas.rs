@@ -255,7 +255,7 @@ async fn what_a_frozen_worker_writes_when_it_wakes_is_refused_but_for_a_ticket()
         shop.until_asked(operation, 1).await;
     }
     frozen.freeze();
-    shop.advance(LEASES).await;
+    shop.end_leases().await;
     let other = shop.serve().await;
     shop.until_done().await;
     let states = "SELECT string_agg(job || ' ' || state, ', ' ORDER BY job) FROM runs";

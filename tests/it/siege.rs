@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use crate::harness::Shop;
 use crate::vendors::bound;
-use crate::verbs::{BIK, Started, until};
+use crate::verbs::{BIK, LEASES, Started, until};
 
 /// When these tests begin, by the database's clock: 11:35 in Kolkata.
 pub const BEGIN: &str = "2026-03-20T06:05:00Z";
@@ -62,6 +62,19 @@ impl Shop {
         let sessions = "SELECT count(*) FROM pg_stat_activity
                         WHERE datname = current_database() AND application_name = 'reportd'";
         self.until_count(sessions, 0).await;
+    }
+
+    /// Ends every lease, while nobody lives who would take a new one. A frozen process may have sent a claim as its last word,
+    /// which is executed all the same.
+    pub async fn end_leases(&self) {
+        let active = "SELECT count(*) FROM pg_stat_activity
+                      WHERE datname = current_database() AND application_name = 'reportd' AND state = 'active'";
+        self.until_count(active, 0).await;
+        until("no lease holds", || async {
+            self.advance(LEASES).await;
+            self.number("SELECT count(*) FROM runs WHERE lease_until > reportd_now()").await == 0
+        })
+        .await;
     }
 
     /// Moves the database's clock on at a moment at which no step is under way: a jump in the middle of one looks as if its
