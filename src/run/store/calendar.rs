@@ -152,7 +152,8 @@ impl RunStore {
         // Served by series_name_once and revisions_of_window.
         sqlx::query_as(
             "SELECT s.id, s.job, s.connection, s.first_seen_at,
-                    (SELECT min(window_start) FROM revisions WHERE series_id = s.id) AS earliest_held
+                    (SELECT min(window_start) FROM revisions WHERE series_id = s.id
+                         AND (s.first_seen_at IS NULL OR trigger <> 'manual')) AS earliest_held
              FROM unnest($1::text[], $2::text[]) AS n (job, connection) JOIN series s USING (job, connection)",
         )
         .bind(jobs)
