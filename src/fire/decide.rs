@@ -285,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn latest_is_the_newest_that_would_fire() {
+        let rules = daily();
+        let pauses = [Pause { from: utc("2026-11-20T00:00:00Z"), until: None, reason: "paused by asha".into() }];
+        let facts = Facts { pauses: &pauses, ..facts(&rules, "2026-11-16T12:00:00Z", Some(CatchUp::Latest)) };
+        let pass = decide(&facts, utc("2026-11-20T12:00:00Z"));
+        assert_eq!(said(&pass), ["17 covered", "18 covered", "19 fire", "20 paused"]);
+        // However many there are, one page tells which is the newest.
+        let hourly = Rules::only(rule("0 * * * *", WindowRule::PreviousHour));
+        let facts = Facts { rules: &hourly, pauses: &[], ..facts };
+        let pass = decide(&facts, utc("2026-11-20T12:30:00Z"));
+        assert_eq!((pass.decisions.len(), said(&pass).iter().filter(|s| s.ends_with("fire")).count()), (96, 1));
+    }
+
+    #[test]
     fn the_default_reaches_a_week_or_one_period_back() {
         let now = utc("2026-11-20T12:00:00Z");
         let pass = decide(&facts(&daily(), "2026-11-01T12:00:00Z", None), now).decisions.len();
@@ -348,5 +362,7 @@ mod tests {
         assert_eq!(first_cursor(&rule, None, now), now);
         let since = NaiveDate::from_ymd_opt(2026, 11, 1);
         assert_eq!(first_cursor(&rule, since, now), utc("2026-10-31T23:59:59Z"));
+        // One that is still to come keeps nothing back when it is corrected.
+        assert_eq!(first_cursor(&rule, NaiveDate::from_ymd_opt(2027, 1, 1), now), now);
     }
 }

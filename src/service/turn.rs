@@ -49,6 +49,11 @@ pub(super) struct Service {
     /// `None` = to be done at the next beat.
     looked_at_secrets: Option<Instant>,
     said: Option<String>,
+    /// What keeps the archive from being written; looked at now and then.
+    archive: Option<String>,
+    looked_at_archive: Option<Instant>,
+    /// What is wrong with the job folder.
+    folder: Option<String>,
     was_without_database: bool,
 }
 
@@ -74,6 +79,9 @@ impl Service {
             beaten: None,
             looked_at_secrets: None,
             said: None,
+            archive: None,
+            looked_at_archive: None,
+            folder: None,
             was_without_database: false,
         }
     }
@@ -134,7 +142,9 @@ impl Service {
                 _ => {}
             }
         }
+        self.look_at_archive().await;
         let trouble = planner::trouble(&row, self.options.clock.now(), self.in_force.borrow().worker.archive.id());
+        let trouble = trouble.or_else(|| self.archive.clone());
         let planned = match trouble {
             Some(trouble) => Err(trouble),
             None => self.plan(&row).await,
@@ -146,7 +156,7 @@ impl Service {
         self.health.turned();
         self.tell(trouble.as_deref());
         self.health.trouble(Part::Planner, trouble.clone());
-        let complaint = trouble.clone().or_else(|| self.planner.complaint());
+        let complaint = trouble.clone().or_else(|| self.folder.clone()).or_else(|| self.planner.complaint());
         if trouble.is_none() {
             self.health.passed(row.now);
         }
@@ -234,6 +244,24 @@ impl Service {
         }
     }
 
+    /// Looks now and then whether the archive can be written: without it nothing is planned and no vendor is asked.
+    async fn look_at_archive(&mut self) {
+        if self.looked_at_archive.is_some_and(|at| at.elapsed() < BEAT) {
+            return;
+        }
+        self.looked_at_archive = Some(Instant::now());
+        let archive = self.in_force.borrow().worker.archive.clone();
+        self.archive = match tokio::time::timeout(PATIENCE, archive.check_usable()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => {
+                tracing::debug!(error = %Chain(&error), "the archive cannot be used");
+                Some(format!("the archive cannot be used: {}", Chain(&error)))
+            }
+            Err(_) => Some("the archive's file system does not answer".to_owned()),
+        };
+        self.workers.hold(self.archive.is_some());
+    }
+
     /// Looks now and then whether a refused or missing secret was changed.
     async fn look_at_secrets(&mut self) {
         if self.looked_at_secrets.is_some_and(|at| at.elapsed() < SECRETS) {
@@ -253,6 +281,8 @@ impl Service {
         for problem in loaded.config_problems.iter().chain(&loaded.jobs.problems) {
             tell_of(problem);
         }
+        let unreadable = || loaded.jobs.problems.first().map(|problem| problem.text().trim_end().to_owned());
+        self.folder = if loaded.texts.is_none() { unreadable() } else { None };
         if let Some(texts) = &loaded.texts {
             match job_set::apply(&self.store, texts, &loaded.jobs).await {
                 Ok(applied) if applied.is_unchanged() => {}
@@ -264,7 +294,10 @@ impl Service {
                     "the job folder is in force"
                 ),
                 Err(ApplyError::Store(error)) => return Err(error),
-                Err(error @ ApplyError::Emptied(_)) => tracing::error!("{error}"),
+                Err(error @ ApplyError::Emptied(_)) => {
+                    tracing::error!("{error}");
+                    self.folder = Some(error.to_string());
+                }
             }
         }
         self.load_set(Some(loaded.settings.clone())).await

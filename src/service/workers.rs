@@ -5,6 +5,7 @@
 //! the database, so limits hold over all processes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -64,6 +65,8 @@ pub struct Workers {
     steps: Arc<Semaphore>,
     running: Arc<Mutex<HashMap<Account, u32>>>,
     tracker: TaskTracker,
+    /// Nothing is claimed: what came could not be kept.
+    held: Arc<AtomicBool>,
 }
 
 /// One step's place and its lease: given back when the step ends, however it does. A lease that outlived a step that panicked
@@ -98,7 +101,13 @@ impl Workers {
             steps: Arc::new(Semaphore::new(STEPS as usize)),
             running: Arc::default(),
             tracker: TaskTracker::new(),
+            held: Arc::default(),
         }
+    }
+
+    /// Claims nothing as long as `held`.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// Something may be due now.
@@ -190,7 +199,7 @@ impl Workers {
         let free = u32::try_from(self.steps.available_permits()).unwrap_or(STEPS);
         let worker = self.in_force.borrow().worker.clone();
         let claimants = self.claimants(&worker, turn);
-        if free == 0 || claimants.is_empty() {
+        if free == 0 || claimants.is_empty() || self.held.load(Ordering::Relaxed) {
             return Ok(0);
         }
         let asked = Instant::now();
