@@ -9,7 +9,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::carry::{Carrying, Waiting, carry_all, mails, refuse_mail, report, worst};
-use super::coverage::{Dates, words};
+use super::coverage::{Dates, note_clipped, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
@@ -74,8 +74,6 @@ impl Fill {
             app.worker.check_bond().await?;
         }
         let Looked { parts, attached, windows: looked_at, for_a_person } = self.parts(app, files, span).await?;
-        // What only a person can end is no gap that is closed.
-        let done = if for_a_person { Exit::Held } else { Exit::Done };
         if parts.is_empty() && (attached.is_empty() || self.dry_run) {
             let line = format!("nothing to fill: {looked_at} windows looked at, and no gap that a run could close");
             if cx.json() {
@@ -83,7 +81,8 @@ impl Fill {
             } else {
                 say(&line);
             }
-            return Ok(done);
+            // What only a person can end is not done.
+            return Ok(if for_a_person { Exit::Held } else { Exit::Done });
         }
         if !parts.is_empty() {
             self.announce(app, files, &parts).await?;
@@ -107,7 +106,7 @@ impl Fill {
         app.worker.archive.check_usable().await?;
         fires.extend(attached);
         let carrying = Carrying { trigger: Trigger::Fill, again: false, until: self.waiting.until() };
-        let mut exits = vec![done];
+        let mut exits = Vec::new();
         for result in carry_all(app, &fires, carrying).await {
             exits.push(match result {
                 Ok(outcome) => {
@@ -123,6 +122,7 @@ impl Fill {
     /// What is to be fetched, and how many windows were looked at. Says what is left to a person.
     async fn parts(&self, app: &App, files: &Files, span: Span) -> Result<Looked, Failure> {
         let chosen = files.series(self.selection.as_ref()).map_err(Failure::Usage)?;
+        note_clipped(&chosen, span);
         let names: HashSet<&str> = files.jobs.jobs.iter().map(|job| job.name.as_str()).collect();
         let now = app.worker.store.now().await?;
         let look = Look { worker: &app.worker, names: &names, span, verify: false, now };
