@@ -161,9 +161,8 @@ async fn changed_series(
             }
             None if row.in_force && !kept.contains(&row.job) => {
                 // A rule that this reportd cannot read is replaced by one that names nothing either.
-                if let Some(rule) = row.rule.as_ref().and_then(|json| Rule::from_json(json).ok()) {
-                    changing.push((row, rule.removed(), None));
-                }
+                let rule = row.rule.as_ref().and_then(|json| Rule::from_json(json).ok());
+                changing.push((row, rule.map_or_else(Rule::nothing, |rule| rule.removed()), None));
             }
             None => {}
         }
@@ -176,7 +175,7 @@ async fn changed_series(
         // After a rebuilt database the archive knows how far the schedule had come.
         let first = |job: &Job| row.last_fire_at.unwrap_or_else(|| first_cursor(&rule, job.since, now));
         let first = job.filter(|_| row.cursor_at.is_none()).map(first);
-        let cursor = row.cursor_at.or(first).unwrap_or(now);
+        let cursor = row.cursor_at.or(first).unwrap_or(now).min(now);
         let mut rules =
             history.get(&row.id).and_then(|rows| Rules::from_rows(rows).ok()).unwrap_or_else(|| Rules::new(Vec::new()));
         let is_new_rule = row.rule.as_ref() != Some(&json);

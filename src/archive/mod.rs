@@ -159,6 +159,13 @@ impl Archive {
         Ok(Archive { root: root.to_owned(), store, id: Uuid::nil(), spool: Spool::new(&root.join(".spool")) })
     }
 
+    /// Makes sure that the archive is there and can be written: a vendor is not asked for what cannot be kept.
+    pub async fn check_usable(&self) -> Result<(), ArchiveError> {
+        let (root, id, spool) = (self.root.clone(), self.id, self.spool.clone());
+        let checked = tokio::task::spawn_blocking(move || usable(&root, id, &spool)).await;
+        checked.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+    }
+
     /// Its id, which the database remembers.
     pub fn id(&self) -> Uuid {
         self.id
@@ -300,6 +307,19 @@ async fn get(store: &LocalFileSystem, key: &str) -> Result<Option<bytes::Bytes>,
         Err(object_store::Error::NotFound { .. }) => Ok(None),
         Err(source) => Err(fail(source)),
     }
+}
+
+/// Reads the identity and writes a file as large as a small report, which is taken away again.
+fn usable(root: &Path, id: Uuid, spool: &Spool) -> Result<(), ArchiveError> {
+    let fail = |what: &'static str| move |source| ArchiveError::Folder { what, path: root.to_owned(), source };
+    let text = std::fs::read(root.join(IDENTITY)).map_err(fail("read reportd.json of the archive in"))?;
+    let found: Identity =
+        serde_json::from_slice(&text).map_err(|source| ArchiveError::Unreadable { key: IDENTITY.into(), source })?;
+    if found.archive_id != id {
+        let other = std::io::Error::other("it is another archive now");
+        return Err(fail("use the archive in")(other));
+    }
+    spool.probe().map_err(fail("write to the archive in"))
 }
 
 async fn read_identity(store: &LocalFileSystem) -> Result<Option<Uuid>, ArchiveError> {

@@ -130,6 +130,15 @@ impl Spool {
         Writer { path, label, buffered: Vec::new(), size: 0, stream: None }
     }
 
+    /// Writes a file and takes it away again: whether there is room, and the right to write.
+    pub fn probe(&self) -> std::io::Result<()> {
+        std::fs::create_dir_all(&self.folder)?;
+        let path = self.folder.join(format!("probe-{}-{}", std::process::id(), uuid::Uuid::new_v4().simple()));
+        let written = std::fs::write(&path, vec![0; PROBE_BYTES]);
+        let removed = std::fs::remove_file(&path);
+        written.and(removed)
+    }
+
     /// Spools bytes that are in memory already.
     pub async fn bytes(&self, label: Label, bytes: Bytes) -> Result<Spooled, SpoolError> {
         let mut writer = self.file(label);
@@ -137,6 +146,9 @@ impl Spool {
         writer.finish(&Finish::default()).await
     }
 }
+
+/// What must fit for the archive to count as writable: a small report.
+const PROBE_BYTES: usize = 64 * 1024;
 
 /// What only the end of a conversation tells about a file.
 #[derive(Clone, Copy, Debug, Default)]

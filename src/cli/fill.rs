@@ -6,9 +6,10 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use clap::Args;
+use uuid::Uuid;
 
 use super::carry::{Carrying, Waiting, carry_all, mails, refuse_mail, report, worst};
-use super::coverage::{Dates, words};
+use super::coverage::{Dates, note_clipped, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
@@ -19,7 +20,7 @@ use crate::coverage::pace::{Pace, Work, finish};
 use crate::job::resolve::Mailing;
 use crate::job::series_name;
 use crate::plan::{Covering, Planned, planned};
-use crate::request::Vendor;
+use crate::request::{OnUnknown, Vendor};
 use crate::run::Trigger;
 use crate::view::PlanView;
 
@@ -72,18 +73,27 @@ impl Fill {
         } else {
             app.worker.check_bond().await?;
         }
-        let (parts, looked_at) = self.parts(app, files, span).await?;
-        if parts.is_empty() {
+        let Looked { parts, attached, windows: looked_at, for_a_person } = self.parts(app, files, span).await?;
+        if parts.is_empty() && (attached.is_empty() || self.dry_run) {
             let line = format!("nothing to fill: {looked_at} windows looked at, and no gap that a run could close");
             if cx.json() {
                 note(&format!("reportd: {line}"));
             } else {
                 say(&line);
             }
-            return Ok(Exit::Done);
+            // What only a person can end is not done.
+            return Ok(if for_a_person { Exit::Held } else { Exit::Done });
         }
-        self.announce(app, files, &parts).await?;
-        let fires: Vec<Planned> = parts.into_iter().flat_map(|part| part.fires).collect();
+        if !parts.is_empty() {
+            self.announce(app, files, &parts).await?;
+        }
+        if !attached.is_empty() {
+            note(&format!(
+                "reportd: {} of an earlier fill or run-job are carried on",
+                words::counted(attached.len(), "run")
+            ));
+        }
+        let mut fires: Vec<Planned> = parts.into_iter().flat_map(|part| part.fires).collect();
         if self.dry_run {
             for fire in &fires {
                 if cx.json() { say_json(&PlanView::of(fire)) } else { say(&super::plan::lines(fire)) }
@@ -93,6 +103,8 @@ impl Fill {
         if !self.mail {
             refuse_mail(files, &fires)?;
         }
+        app.worker.archive.check_usable().await?;
+        fires.extend(attached);
         let carrying = Carrying { trigger: Trigger::Fill, again: false, until: self.waiting.until() };
         let mut exits = Vec::new();
         for result in carry_all(app, &fires, carrying).await {
@@ -108,17 +120,30 @@ impl Fill {
     }
 
     /// What is to be fetched, and how many windows were looked at. Says what is left to a person.
-    async fn parts(&self, app: &App, files: &Files, span: Span) -> Result<(Vec<Part>, usize), Failure> {
+    async fn parts(&self, app: &App, files: &Files, span: Span) -> Result<Looked, Failure> {
         let chosen = files.series(self.selection.as_ref()).map_err(Failure::Usage)?;
+        note_clipped(&chosen, span);
         let names: HashSet<&str> = files.jobs.jobs.iter().map(|job| job.name.as_str()).collect();
         let now = app.worker.store.now().await?;
         let look = Look { worker: &app.worker, names: &names, span, verify: false, now };
-        let (mut parts, mut looked_at, mut left) = (Vec::new(), 0, Vec::new());
+        let (mut looked, mut left) = (Looked::default(), Vec::new());
         for batch in chosen.chunks(BATCH) {
-            for calendar in look.at(batch).await? {
-                looked_at += calendar.cells.len();
+            let calendars = look.at(batch).await?;
+            let ids: Vec<i64> = calendars.iter().flat_map(|calendar| calendar.ids.iter().copied()).collect();
+            let by_hand: HashSet<Uuid> = app.worker.store.by_hand_of(&ids).await?.into_iter().collect();
+            for mut calendar in calendars {
+                looked.windows += calendar.cells.len();
+                looked.for_a_person |= calendar.cells.iter().any(|cell| cell.state == State::NeedsYou);
+                left.extend(self.leave_doubtful(app, &mut calendar, &mut looked).await?);
+                // An earlier fill that was interrupted: its runs are carried on, as `run-job` does.
+                let (ours, others): (Vec<Cell>, Vec<Cell>) =
+                    std::mem::take(&mut calendar.cells).into_iter().partition(|cell| {
+                        cell.state == State::InFlight && cell.run.is_some_and(|run| by_hand.contains(&run))
+                    });
+                looked.attached.extend(ours.iter().map(|cell| self.fire(&calendar, cell)));
+                calendar.cells = others;
                 left.extend(left_alone(&calendar));
-                parts.extend(self.part(&calendar));
+                looked.parts.extend(self.part(&calendar));
             }
         }
         for line in left.iter().take(LINES) {
@@ -127,17 +152,51 @@ impl Fill {
         if left.len() > LINES {
             note(&format!("reportd: and {} more like these: `reportd coverage` shows them", left.len() - LINES));
         }
-        Ok((parts, looked_at))
+        Ok(looked)
+    }
+
+    /// Takes the windows out for which BIK may have made, and mailed, a report that nobody knows about: they are a person's.
+    async fn leave_doubtful(
+        &self,
+        app: &App,
+        calendar: &mut Calendar<'_>,
+        looked: &mut Looked,
+    ) -> Result<Option<String>, Failure> {
+        let job = calendar.job;
+        if job.vendor() != Vendor::Bik || job.policy.on_unknown == OnUnknown::Resubmit {
+            return Ok(None);
+        }
+        let doubtful = app.worker.store.doubtful_of(&calendar.ids).await?;
+        let of = |cell: &Cell| {
+            let same = |(start, end, _): &&(_, _, Uuid)| (*start, *end) == (cell.window.start(), cell.window.end());
+            doubtful.iter().find(same).filter(|_| cell.state.is_gap()).map(|(_, _, run)| *run)
+        };
+        let found: Vec<(String, Uuid)> =
+            calendar.cells.iter().filter_map(|cell| Some((cell.window.label(), of(cell)?))).collect();
+        let Some((label, run)) = found.first() else { return Ok(None) };
+        looked.for_a_person = true;
+        let run = crate::worker::step::short(*run);
+        let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
+        let line = format!(
+            "reportd: {} {label}{more} is left alone: an earlier run may have been made and mailed without anybody knowing. \
+             `reportd retry {run}` holds it for your word; `reportd run-job` over the window sends it anew",
+            calendar.name()
+        );
+        let kept = std::mem::take(&mut calendar.cells).into_iter().filter(|cell| of(cell).is_none()).collect();
+        calendar.cells = kept;
+        Ok(Some(line))
+    }
+
+    fn fire(&self, calendar: &Calendar<'_>, cell: &Cell) -> Planned {
+        let mailing = if self.mail { Mailing::Job } else { Mailing::Quiet };
+        let covering = Some(Covering::Window(cell.window));
+        let fire_at = cell.fire_at.unwrap_or(cell.window.end());
+        let fire = planned(calendar.job, calendar.series, calendar.connection, fire_at, covering, mailing);
+        Planned { provisional: cell.provisional, ..fire }
     }
 
     fn part(&self, calendar: &Calendar<'_>) -> Option<Part> {
-        let mailing = if self.mail { Mailing::Job } else { Mailing::Quiet };
-        let fire = |cell: &Cell| {
-            let covering = Some(Covering::Window(cell.window));
-            let fire_at = cell.fire_at.unwrap_or(cell.window.end());
-            let fire = planned(calendar.job, calendar.series, calendar.connection, fire_at, covering, mailing);
-            Planned { provisional: cell.provisional, ..fire }
-        };
+        let fire = |cell: &Cell| self.fire(calendar, cell);
         // In order of time: the oldest first.
         let fires: Vec<Planned> = calendar.cells.iter().filter(|cell| cell.state.is_gap()).map(fire).collect();
         let gaps = words::gaps(calendar);
@@ -216,6 +275,19 @@ impl Fill {
         ));
         Ok(())
     }
+}
+
+/// What a look at the calendars found.
+#[derive(Default)]
+struct Looked {
+    /// What is to be fetched.
+    parts: Vec<Part>,
+    /// Runs of an earlier fill or run-job, to be carried on.
+    attached: Vec<Planned>,
+    /// Windows looked at.
+    windows: usize,
+    /// Some wait for a person.
+    for_a_person: bool,
 }
 
 /// Stretches of windows that are named for one series.

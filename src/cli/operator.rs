@@ -8,6 +8,7 @@ use super::{Cx, Exit, Failure, say, say_json};
 use crate::app::{App, ArchiveUse, Selection};
 use crate::operator::{self, OperatorError};
 use crate::request::window::Window;
+use crate::run::State;
 use crate::view::RunView;
 use crate::worker::step::short;
 
@@ -88,6 +89,13 @@ impl Cancel {
         let result = async {
             let run = app.worker.store.by_prefix(&self.run).await?;
             app.worker.store.cancel(&run).await?;
+            if run.state == State::Held {
+                let id = short(run.id);
+                super::note(&format!(
+                    "reportd: whether BIK made and mailed this report is still not known: fill leaves its window alone, and \
+                     `reportd retry {id}` holds it again"
+                ));
+            }
             finish(cx, &app, run.id, "was cancelled").await
         }
         .await;

@@ -144,6 +144,7 @@ impl RunJob {
 
     async fn run_all(&self, cx: &Cx, app: &App, fires: &[Planned]) -> Result<Exit, Failure> {
         app.worker.check_bond().await?;
+        app.worker.archive.check_usable().await?;
         let carrying = Carrying { trigger: Trigger::Manual, again: self.again, until: self.waiting.until() };
         let mut exits = Vec::new();
         for result in carry_all(app, fires, carrying).await {

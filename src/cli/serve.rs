@@ -64,6 +64,7 @@ impl Serve {
         match served {
             Ok(()) => Ok(Exit::Done),
             Err(ServeError::Bond(error)) => Err(error.into()),
+            Err(error @ ServeError::Died(_)) => Err(Failure::Failed(error.into())),
             Err(ServeError::NoJobs(problem)) => Err(Failure::Usage(problem)),
             Err(ServeError::Store(error)) => Err(error.into()),
         }

@@ -100,9 +100,10 @@ pub fn reach(catch_up: Option<CatchUp>, rule: &Rule, now: DateTime<Utc>) -> Catc
     })
 }
 
-/// Where the cursor of a series starts that is seen for the first time: before the first instant that may be wanted.
+/// Where the cursor of a series starts that is seen for the first time: before the first instant that may be wanted, and
+/// never in the time to come, where a corrected `since` would not find it.
 pub fn first_cursor(rule: &Rule, since: Option<chrono::NaiveDate>, now: DateTime<Utc>) -> DateTime<Utc> {
-    since.map_or(now, |since| day_start(since, rule.zone) - TimeDelta::seconds(1))
+    since.map_or(now, |since| now.min(day_start(since, rule.zone) - TimeDelta::seconds(1)))
 }
 
 /// Whether a window holds any of the dates that are wanted from `since` on.
@@ -113,22 +114,62 @@ pub fn is_wanted(window: &Window, since: Option<chrono::NaiveDate>) -> bool {
 /// Decides the instants of a series that are due at `now`.
 pub fn decide<'a>(facts: &Facts<'a>, now: DateTime<Utc>) -> Pass<'a> {
     let mut pass = Pass { decisions: Vec::new(), cursor: facts.cursor, next: None };
+    let mut reaches = Reaches { catch_up: facts.catch_up, now, known: None };
     let mut runs = 0;
-    let mut due = facts.rules.between(facts.cursor, now).peekable();
-    while let Some((fire_at, rule)) = due.next() {
-        if runs == PAGE || pass.decisions.len() == MOST {
-            pass.next = Some(fire_at);
-            return pass;
+    let mut full = None;
+    for (fire_at, rule) in facts.rules.between(facts.cursor, now) {
+        // Of `latest` at most one run is made, however many instants it stands for.
+        if (runs == PAGE && facts.catch_up != Some(CatchUp::Latest)) || pass.decisions.len() == MOST {
+            full = Some(fire_at);
+            break;
         }
         let window = rule.window_at(fire_at);
-        let verdict = verdict(facts, rule, fire_at, window, due.peek().is_none(), now);
+        let verdict = verdict(facts, rule, fire_at, window, &mut reaches);
         runs += usize::from(matches!(verdict, Verdict::Fire(..)));
         pass.decisions.push(Decision { fire_at, window, verdict });
         pass.cursor = fire_at;
     }
+    if facts.catch_up == Some(CatchUp::Latest) {
+        keep_newest(&mut pass.decisions, full.is_some(), now);
+    }
+    if full.is_some() {
+        pass.next = full;
+        return pass;
+    }
     pass.cursor = pass.cursor.max(now);
     pass.next = facts.rules.next(pass.cursor).map(|(fire_at, _)| fire_at);
     pass
+}
+
+/// Of the late instants that would fire only the newest does; when `more` are to come, it is among those.
+fn keep_newest(decisions: &mut [Decision<'_>], more: bool, now: DateTime<Utc>) {
+    let fires = |d: &Decision<'_>| matches!(d.verdict, Verdict::Fire(..));
+    let newest = decisions.iter().rposition(fires).filter(|_| !more);
+    for (index, decision) in decisions.iter_mut().enumerate() {
+        if fires(decision) && Some(index) != newest && now - decision.fire_at > IN_TIME {
+            decision.verdict = Verdict::CoveredByNewer;
+        }
+    }
+}
+
+/// `catch_up` by rule, looked up once: a schedule's period takes a search.
+struct Reaches<'a> {
+    catch_up: Option<CatchUp>,
+    now: DateTime<Utc>,
+    known: Option<(&'a Rule, CatchUp)>,
+}
+
+impl<'a> Reaches<'a> {
+    fn of(&mut self, rule: &'a Rule) -> CatchUp {
+        if let Some((of, reach)) = self.known
+            && std::ptr::eq(of, rule)
+        {
+            return reach;
+        }
+        let found = reach(self.catch_up, rule, self.now);
+        self.known = Some((rule, found));
+        found
+    }
 }
 
 fn verdict<'a>(
@@ -136,8 +177,7 @@ fn verdict<'a>(
     rule: &'a Rule,
     fire_at: DateTime<Utc>,
     window: Option<Window>,
-    is_newest: bool,
-    now: DateTime<Utc>,
+    reaches: &mut Reaches<'a>,
 ) -> Verdict<'a> {
     let Some(window) = window else {
         return Verdict::Skipped("the window is empty at this instant".to_owned());
@@ -151,12 +191,11 @@ fn verdict<'a>(
     if let Some(pause) = facts.pauses.iter().find(|pause| pause.covers(fire_at)) {
         return Verdict::Paused(pause.reason.clone());
     }
-    let late = now - fire_at;
+    let late = reaches.now - fire_at;
     // The built-in catch_up is never shorter than a week, so the schedule's period need not be looked for.
     if late > IN_TIME && (facts.catch_up.is_some() || late > WEEK) {
-        match reach(facts.catch_up, rule, now) {
+        match reaches.of(rule) {
             CatchUp::None => return Verdict::Missed(format!("decided {} late, and catch_up is none", text(late))),
-            CatchUp::Latest if !is_newest => return Verdict::CoveredByNewer,
             CatchUp::Within(reach) if late > TimeDelta::from_std(reach).unwrap_or(TimeDelta::MAX) => {
                 let reach = crate::yaml::show_duration(reach);
                 return Verdict::Missed(format!("decided {} late, and catch_up is {reach}", text(late)));
@@ -246,6 +285,20 @@ mod tests {
     }
 
     #[test]
+    fn latest_is_the_newest_that_would_fire() {
+        let rules = daily();
+        let pauses = [Pause { from: utc("2026-11-20T00:00:00Z"), until: None, reason: "paused by asha".into() }];
+        let facts = Facts { pauses: &pauses, ..facts(&rules, "2026-11-16T12:00:00Z", Some(CatchUp::Latest)) };
+        let pass = decide(&facts, utc("2026-11-20T12:00:00Z"));
+        assert_eq!(said(&pass), ["17 covered", "18 covered", "19 fire", "20 paused"]);
+        // However many there are, one page tells which is the newest.
+        let hourly = Rules::only(rule("0 * * * *", WindowRule::PreviousHour));
+        let facts = Facts { rules: &hourly, pauses: &[], ..facts };
+        let pass = decide(&facts, utc("2026-11-20T12:30:00Z"));
+        assert_eq!((pass.decisions.len(), said(&pass).iter().filter(|s| s.ends_with("fire")).count()), (96, 1));
+    }
+
+    #[test]
     fn the_default_reaches_a_week_or_one_period_back() {
         let now = utc("2026-11-20T12:00:00Z");
         let pass = decide(&facts(&daily(), "2026-11-01T12:00:00Z", None), now).decisions.len();
@@ -309,5 +362,7 @@ mod tests {
         assert_eq!(first_cursor(&rule, None, now), now);
         let since = NaiveDate::from_ymd_opt(2026, 11, 1);
         assert_eq!(first_cursor(&rule, since, now), utc("2026-10-31T23:59:59Z"));
+        // One that is still to come keeps nothing back when it is corrected.
+        assert_eq!(first_cursor(&rule, NaiveDate::from_ymd_opt(2027, 1, 1), now), now);
     }
 }

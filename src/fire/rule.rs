@@ -53,6 +53,11 @@ impl Rule {
         }
     }
 
+    /// A rule that names no instant and says nothing else.
+    pub fn nothing() -> Rule {
+        Rule { schedule: None, zone: Tz::UTC, window: None, week_start: Weekday::Mon, paused: None }
+    }
+
     /// The rule of a series whose file is gone: it names no instant.
     #[must_use]
     pub fn removed(&self) -> Rule {

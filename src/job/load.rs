@@ -135,10 +135,15 @@ pub fn compile_all(texts: &[FileText], connections: &[Connection], defaults: &De
 /// A former name that is a job of its own would take that job's history away.
 fn refuse_borrowed_names(texts: &[FileText], loaded: &mut [Loaded]) {
     let names: std::collections::HashSet<&str> = texts.iter().map(|text| text.name.as_str()).collect();
+    let mut taken: std::collections::HashMap<String, String> = std::collections::HashMap::new();
     for one in loaded {
         let Some(job) = &one.job else { continue };
-        let Some(name) = job.was.iter().find(|name| names.contains(name.as_str())).cloned() else { continue };
-        let message = format!("'{name}' is a job of its own here, and no former name of this one");
+        let own = job.was.iter().find(|name| names.contains(name.as_str()));
+        let own = own.map(|name| format!("'{name}' is a job of its own here, and no former name of this one"));
+        let twice = job.was.iter().find_map(|name| Some((name, taken.get(name)?)));
+        let twice = twice.map(|(name, other)| format!("'{name}' is the former name of {other} already"));
+        taken.extend(job.was.iter().map(|name| (name.clone(), job.name.clone())));
+        let Some(message) = own.or(twice) else { continue };
         let finding = Finding::error(Path::root().key("was"), message);
         one.problems.extend(one.source.as_ref().map(|source| source.locate(&finding)));
         one.job = None;

@@ -117,7 +117,10 @@ impl InForce {
             let account = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
             let Some(Ok(secrets)) = account.map(|(_, account)| account.reload()) else { continue };
             // Compared with the refused one, not with the one read before: a reload of the files has read it anew already.
-            if refused.as_ref() != Some(&secrets.fingerprint) {
+            if refused.as_deref() == Some("") {
+                // It was missing, and no vendor has refused it: there is nothing to try out.
+                store.close_breaker(&connection, &vendor).await?;
+            } else if refused.as_ref() != Some(&secrets.fingerprint) {
                 store.wake_blocked(&connection, &vendor).await?;
             }
         }

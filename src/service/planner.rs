@@ -27,8 +27,11 @@ use crate::run::store::{RunStore, StoreError};
 /// Most series that one transaction takes.
 const PAGE: i64 = 200;
 
+/// Most instants that one transaction decides: it must be over long before the server ends one that is idle.
+const INSTANTS: usize = 2000;
+
 /// Most transactions of one pass, so that the loop turns.
-const PAGES: usize = 20;
+const PAGES: usize = 5;
 
 /// How far a process's clock may be from the database's.
 const SKEW: TimeDelta = TimeDelta::minutes(5);
@@ -104,9 +107,16 @@ impl Planner {
             }
             let now = firing.now;
             let (mut settled, before) = (Vec::new(), self.unplannable.len());
+            let mut instants = 0;
             for due in &firing.due {
+                if instants >= INSTANTS {
+                    break;
+                }
                 match settle(in_force, due, now) {
-                    Ok(one) => settled.push(one),
+                    Ok(one) => {
+                        instants += one.decided.len();
+                        settled.push(one);
+                    }
                     Err(why) => {
                         tracing::warn!(job = %due.job, connection = %due.connection, "a due series is not planned here: {why}");
                         let name = crate::job::series_name(&due.job, &due.connection);
@@ -161,24 +171,11 @@ fn settle(in_force: &InForce, due: &DueSeries, now: DateTime<Utc>) -> Result<Set
         pauses: &pauses,
     };
     let Pass { decisions, cursor, next } = decide(&facts, now);
-    let mut busy = due.busy;
-    let mut decided = Vec::with_capacity(decisions.len());
-    for decision in &decisions {
-        let one = one(in_force, job, series, connection, decision, busy);
-        busy |= one.run.is_some();
-        decided.push(one);
-    }
+    let decided = decisions.iter().map(|decision| one(in_force, job, series, connection, decision)).collect();
     Ok(Settled { id: due.id, cursor_at: cursor, next_at: next, decided })
 }
 
-fn one(
-    in_force: &InForce,
-    job: &Job,
-    series: &Series,
-    connection: &Connection,
-    decision: &Decision<'_>,
-    busy: bool,
-) -> Decided {
+fn one(in_force: &InForce, job: &Job, series: &Series, connection: &Connection, decision: &Decision<'_>) -> Decided {
     let fire_at = decision.fire_at;
     let says = |outcome: Outcome, reason: String| Decided {
         fire_at,
@@ -186,6 +183,7 @@ fn one(
         reason: Some(reason),
         window: decision.window.map(|w| (w.start(), w.end())),
         run: None,
+        alone: job.policy.overlap == Overlap::Skip,
     };
     match &decision.verdict {
         Verdict::CoveredByNewer => {
@@ -194,9 +192,6 @@ fn one(
         Verdict::Skipped(why) => says(Outcome::Skipped, why.clone()),
         Verdict::Missed(why) => says(Outcome::Missed, why.clone()),
         Verdict::Paused(why) => says(Outcome::Paused, why.clone()),
-        Verdict::Fire(..) if busy && job.policy.overlap == Overlap::Skip => {
-            says(Outcome::Skipped, "the previous run had not ended, and overlap is skip".to_owned())
-        }
         Verdict::Fire(window, rule) => match new_run(in_force, job, series, connection, fire_at, window, rule) {
             Ok(run) => Decided { run: Some(Box::new(run)), reason: None, ..says(Outcome::Fired, String::new()) },
             Err(why) => says(Outcome::Skipped, why),

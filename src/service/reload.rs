@@ -4,6 +4,7 @@
 //! Two looks: names, sizes and times every few seconds, and the content's hash every minute, because not every file system
 //! tells of changes. A config with errors changes nothing: the last good one stays.
 
+use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -49,6 +50,10 @@ pub struct Watcher {
     stamp: Option<[u8; 32]>,
     hash: Option<[u8; 32]>,
     hashed: Instant,
+    /// Job files that were there at the last load.
+    names: BTreeSet<String>,
+    /// Those of them that the last look did not find.
+    vanished: BTreeSet<String>,
 }
 
 impl Watcher {
@@ -56,7 +61,19 @@ impl Watcher {
     pub fn new(place: Place, settings: Settings, clock: Clock, follow: bool) -> Watcher {
         let environment = settings.environment.clone();
         let (stamp, hash) = (None, None);
-        Watcher { place, environment, clock, follow, last_good: settings, stamp, hash, hashed: Instant::now() }
+        let (names, vanished) = (BTreeSet::new(), BTreeSet::new());
+        Watcher {
+            place,
+            environment,
+            clock,
+            follow,
+            last_good: settings,
+            stamp,
+            hash,
+            hashed: Instant::now(),
+            names,
+            vanished,
+        }
     }
 
     /// Reads everything.
@@ -65,6 +82,10 @@ impl Watcher {
         let texts = if self.follow { None } else { Some(read(&self.place.jobs)) };
         self.hash = Some(self.contents(texts.as_ref()));
         self.hashed = Instant::now();
+        if let Some(Ok(texts)) = &texts {
+            self.names = names(texts);
+            self.vanished.clear();
+        }
         let loaded = settings::load(&self.place.config, self.place.config_named, self.environment.clone(), as_root());
         let broken = loaded.broken();
         if !broken {
@@ -93,6 +114,18 @@ impl Watcher {
         self.hashed = Instant::now();
         let texts = if self.follow { None } else { Some(read(&self.place.jobs)) };
         let changed = self.hash != Some(self.contents(texts.as_ref()));
+        if let Some(Ok(texts)) = &texts
+            && changed
+            && !asked
+        {
+            // A checkout takes files away and puts them back: a removal counts when the next look finds it too.
+            let vanished: BTreeSet<String> = self.names.difference(&names(texts)).cloned().collect();
+            if !vanished.is_subset(&self.vanished) {
+                self.vanished = vanished;
+                self.stamp = None;
+                return None;
+            }
+        }
         // On request secrets are read anew too, whatever the files say.
         (asked || changed).then(|| self.load())
     }
@@ -169,4 +202,8 @@ impl Watcher {
             }
         }
     }
+}
+
+fn names(texts: &[FileText]) -> BTreeSet<String> {
+    texts.iter().map(|text| text.name.clone()).collect()
 }

@@ -5,6 +5,7 @@
 //! the database, so limits hold over all processes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -12,6 +13,7 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
+use uuid::Uuid;
 
 use super::PATIENCE;
 use super::in_force::InForce;
@@ -21,10 +23,15 @@ use crate::run::store::serving::Claimant;
 use crate::run::store::{RunStore, StoreError};
 use crate::telemetry::Chain;
 use crate::worker::Worker;
+use crate::worker::lease::Leases;
 use crate::worker::step::{INTERRUPTED, Stepped};
 
 /// Steps at once. Most of a step is waiting for a vendor; memory for one is some tens of KiB.
 const STEPS: u32 = 128;
+
+/// Most steps of one vendor, and of one account: a vendor that hangs keeps its own steps and not everybody's.
+const OF_VENDOR: u32 = STEPS / 2;
+const OF_ACCOUNT: u32 = STEPS / 4;
 
 /// Calls of an account that a claim may take ahead, in seconds of its rate.
 const AHEAD_S: f64 = 2.0;
@@ -58,17 +65,23 @@ pub struct Workers {
     steps: Arc<Semaphore>,
     running: Arc<Mutex<HashMap<Account, u32>>>,
     tracker: TaskTracker,
+    /// Nothing is claimed: what came could not be kept.
+    held: Arc<AtomicBool>,
 }
 
-/// One step's place: given back when the step ends, however it does.
+/// One step's place and its lease: given back when the step ends, however it does. A lease that outlived a step that panicked
+/// would be renewed for ever.
 struct Place {
     workers: Workers,
     account: Account,
+    leases: Leases,
+    token: Uuid,
     _step: OwnedSemaphorePermit,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.leases.drop(self.token);
         let mut running = self.workers.running.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = running.get_mut(&self.account) {
             *count = count.saturating_sub(1);
@@ -88,7 +101,13 @@ impl Workers {
             steps: Arc::new(Semaphore::new(STEPS as usize)),
             running: Arc::default(),
             tracker: TaskTracker::new(),
+            held: Arc::default(),
         }
+    }
+
+    /// Claims nothing as long as `held`.
+    pub fn hold(&self, held: bool) {
+        self.held.store(held, Ordering::Relaxed);
     }
 
     /// Something may be due now.
@@ -179,12 +198,10 @@ impl Workers {
     async fn claim(&self, turn: usize) -> Result<usize, StoreError> {
         let free = u32::try_from(self.steps.available_permits()).unwrap_or(STEPS);
         let worker = self.in_force.borrow().worker.clone();
-        let mut claimants = self.claimants(&worker);
-        if free == 0 || claimants.is_empty() {
+        let claimants = self.claimants(&worker, turn);
+        if free == 0 || claimants.is_empty() || self.held.load(Ordering::Relaxed) {
             return Ok(0);
         }
-        let first = turn % claimants.len();
-        claimants.rotate_left(first);
         let asked = Instant::now();
         let claimed = worker.store.claim_due(&claimants, free).await?;
         crate::crash::point("claims-committed");
@@ -196,16 +213,23 @@ impl Workers {
         Ok(count)
     }
 
-    /// The accounts that can be worked for, and how many runs of each.
-    fn claimants(&self, worker: &Worker) -> Vec<Claimant> {
+    /// The accounts that can be worked for, and how many runs of each; they take turns at being first.
+    fn claimants(&self, worker: &Worker, turn: usize) -> Vec<Claimant> {
         let running = self.running.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut left: HashMap<Vendor, u32> = Vendor::ALL.into_iter().map(|vendor| (vendor, OF_VENDOR)).collect();
+        for ((_, vendor), busy) in &running {
+            left.entry(*vendor).and_modify(|left| *left = left.saturating_sub(*busy));
+        }
         let claimant = |account: Arc<crate::vendor::account::Account>| {
             // An account whose secret cannot be read calls nobody.
             let secrets = account.secrets().ok()?;
             #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to what fits")]
             let ahead = (account.limits.requests_per_second * AHEAD_S).clamp(1.0, f64::from(STEPS)) as u32;
             let busy = running.get(&(account.connection.clone(), account.vendor)).copied().unwrap_or(0);
-            let most = account.limits.max_in_flight.saturating_add(ahead).saturating_sub(busy);
+            let most = account.limits.max_in_flight.saturating_add(ahead).min(OF_ACCOUNT).saturating_sub(busy);
+            let left = left.get_mut(&account.vendor)?;
+            let most = most.min(*left);
+            *left -= most;
             (most > 0).then(|| Claimant {
                 connection: account.connection.clone(),
                 vendor: account.vendor.as_str(),
@@ -215,7 +239,10 @@ impl Workers {
                 most,
             })
         };
-        worker.accounts.all().into_iter().filter_map(claimant).collect()
+        let mut accounts = worker.accounts.all();
+        let first = turn % accounts.len().max(1);
+        accounts.rotate_left(first);
+        accounts.into_iter().filter_map(claimant).collect()
     }
 
     fn start(&self, worker: &Worker, claimed: Claimed) {
@@ -227,7 +254,8 @@ impl Workers {
         let vendor = claimed.run.vendor.parse().unwrap_or(Vendor::Bik);
         let account = (claimed.run.connection.clone(), vendor);
         *self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(account.clone()).or_default() += 1;
-        let place = Place { workers: self.clone(), account, _step: step };
+        let token = claimed.lease.token;
+        let place = Place { workers: self.clone(), account, leases: worker.leases.clone(), token, _step: step };
         let span = tracing::info_span!(
             "step",
             run.id = %claimed.run.id,
@@ -240,7 +268,6 @@ impl Workers {
             async move {
                 let _place = place;
                 step_of(&worker, &claimed, &stop).await;
-                worker.leases.drop(claimed.lease.token);
             }
             .instrument(span),
         );
@@ -264,6 +291,10 @@ async fn step_of(worker: &Worker, claimed: &Claimed, stop: &CancellationToken) {
         Ok(Stepped::Moved) => {}
         Ok(Stepped::LeaseLost) => tracing::info!("the run is another worker's now, or an operator's"),
         Ok(Stepped::NeedsPerson(why)) => tracing::warn!("the run waits for a person: {why}"),
+        // Asking again at once changes nothing: the run is found again when its lease ends, and the 20th claim fails it.
+        Err(error) if error.is_refusal() => {
+            tracing::error!(error = %Chain(&error), "the database refuses what a step writes");
+        }
         Err(error) => {
             tracing::warn!(error = %Chain(&error), "a step stopped; it is made again");
             // If this fails too, the run is found again when its lease ends.

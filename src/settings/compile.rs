@@ -183,6 +183,8 @@ pub fn embedded_folder(root: &FilePath, as_root: bool, within: &str) -> PathBuf 
     if !as_root {
         return root.join(within);
     }
+    // Two spellings of one folder are one folder.
+    let root = root.canonicalize().unwrap_or_else(|_| root.to_owned());
     let stem: String = root
         .file_name()
         .map(|n| n.to_string_lossy().chars().filter(|c| c.is_ascii_alphanumeric() || *c == '-').take(32).collect())

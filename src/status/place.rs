@@ -27,7 +27,9 @@ fn serving(facts: &Facts) -> Vec<Item> {
         .iter()
         .filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
-            let message = format!("{} does not plan: {trouble}", replica.who);
+            let plans = replica.passed_at.is_some_and(|at| age(at) <= SEEN);
+            let word = if plans { "plans, but" } else { "does not plan" };
+            let message = format!("{} {word}: {trouble}", replica.who);
             let action = "mend what it says; it then plans by itself".to_owned();
             Some(Item { since: replica.passed_at, ..Item::new(Cause::NotServing, message, action) })
         })

@@ -172,13 +172,15 @@ impl Worker {
     /// The archive holds no revision that the database does not know: a restored backup of the database would fetch again
     /// what is held. Walks the archive, so it is for the start of a service.
     pub async fn check_manifests(&self) -> Result<(), OpenError> {
-        let keys = self.archive.manifest_keys().await?;
-        for key in self.store.unknown_manifests(&keys).await? {
-            let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
-            if !self.will_be_adopted(folder).await? {
-                return Err(OpenError::Strangers(format!(
-                    "the archive holds {folder}, which the database does not know"
-                )));
+        // In pieces, since an archive of years has more than one statement may take.
+        for keys in self.archive.manifest_keys().await?.chunks(5000) {
+            for key in self.store.unknown_manifests(keys).await? {
+                let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
+                if !self.will_be_adopted(folder, None).await? {
+                    return Err(OpenError::Strangers(format!(
+                        "the archive holds {folder}, which the database does not know"
+                    )));
+                }
             }
         }
         Ok(())
@@ -212,18 +214,22 @@ impl Worker {
             }
         }
         let folder = format!("{folder}/r{newest}");
-        Ok((!self.will_be_adopted(&folder).await?).then_some(folder))
+        Ok((!self.will_be_adopted(&folder, Some(series)).await?).then_some(folder))
     }
 
     /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
-    /// since the database was asked: another process archives while this one looks.
-    async fn will_be_adopted(&self, folder: &str) -> Result<bool, OpenError> {
+    /// since the database was asked: another process archives while this one looks. What another series than `of` knows is
+    /// no answer: that is a renamed job's history.
+    async fn will_be_adopted(&self, folder: &str, of: Option<&[i64]>) -> Result<bool, OpenError> {
         let Some(stored) = self.archive.manifest(folder).await? else { return Ok(true) };
         let id = stored.manifest.run_id;
         if self.store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
             return Ok(true);
         }
         let known = self.store.revision_of(id).await?;
-        Ok(known.is_some_and(|row| row.manifest_path.strip_suffix("/manifest.json") == Some(folder)))
+        Ok(known.is_some_and(|row| {
+            row.manifest_path.strip_suffix("/manifest.json") == Some(folder)
+                && of.is_none_or(|series| series.contains(&row.series_id))
+        }))
     }
 }

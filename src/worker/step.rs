@@ -165,6 +165,13 @@ impl Worker {
                 return self.put_off(hand.claimed, super::trouble::BLOCKED, &why).await;
             }
         }
+        if shape.creates()
+            && let Err(error) = self.archive.check_usable().await
+        {
+            // Somebody would be mailed a report that cannot be kept.
+            let why = crate::telemetry::Chain(&error).to_string();
+            return self.later(hand, Event::Requeue, &why, None, None).await;
+        }
         crash::point("before-intent");
         let patience = Instant::now() + NEAR;
         let probing = loop {

@@ -416,7 +416,7 @@ async fn a_renamed_file_keeps_what_is_held_under_its_former_name() {
     // A job that is still there is nobody's former name.
     shop.job("report", &format!("{DAILY}{LIVECHAT}"));
     shop.job("other", &format!("was: [report]\n{DAILY}{LIVECHAT}"));
-    assert!(shop.states("other", &span).await.iter().all(|s| s.ends_with(" missing")));
+    shop.run(&["coverage", "other"]).await.expect(2).says("'report' is a job of its own here");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -713,4 +713,29 @@ fn at(date: &str) -> chrono::DateTime<chrono::Utc> {
 
 fn chrono_now() -> chrono::DateTime<chrono::Utc> {
     chrono::DateTime::from(std::time::UNIX_EPOCH + crate::harness::since_epoch())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_that_was_left_is_carried_on_by_the_next_one() {
+    let shop = shop(&format!("{DAILY}{LIVECHAT}")).await;
+    let span = ["--from", "2025-03-03", "--to", "2025-03-05"];
+    shop.run(&[&["fill", "report", "--no-wait"], &span[..]].concat()).await.expect(4);
+    assert!(shop.states("report", &span).await.iter().all(|state| state.ends_with(" in_flight")));
+    let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(0);
+    filled.says("3 runs of an earlier fill or run-job are carried on");
+    assert!(shop.has_all("report", &span).await);
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_whose_create_nobody_knows_about_is_not_filled_even_when_its_run_was_cancelled() {
+    let shop = shop(&format!("{DAILY}{BIK}")).await;
+    shop.without_waits().await;
+    shop.fault("bik.generateReport=lost:1");
+    let run = shop.run_job("report", "2025-03-03..2025-03-03", &[]).await.expect(3).line();
+    shop.run(&["cancel", text(&run["run_id"])]).await.expect(0).says("still not known");
+    let span = ["--from", "2025-03-03", "--to", "2025-03-03"];
+    let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
+    filled.says("2025-03-03 is left alone: an earlier run may have been made and mailed");
+    assert_eq!(shop.sandbox.mails().len(), 1);
 }

@@ -611,3 +611,44 @@ async fn a_job_of_each_minute_asks_its_vendor_about_at_the_instant() {
     assert!(late.iter().all(|late| *late < 10.0), "{late:?}");
     serving.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_an_archive_that_can_be_written_no_vendor_is_asked_and_everybody_is_told() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-09T12:00:00Z").await;
+    shop.job("report", &format!("zone: UTC\nschedule: \"0 6 * * *\"\nwindow: yesterday\nsince: 2026-03-08\n{BIK}"));
+    let serving = shop.serve().await;
+    shop.until_done().await;
+    let identity = shop.archive().join("reportd.json");
+    let aside = shop.folder.path().join("aside.json");
+    std::fs::rename(&identity, &aside).unwrap();
+    shop.advance(DAY).await;
+    shop.until_count("SELECT count(*) FROM replicas WHERE trouble LIKE 'the archive cannot be used%'", 1).await;
+    let asked = shop.asked_for("generateReport");
+    let told = shop.run(&["status"]).await.expect(1).stdout;
+    assert!(told.contains("archive"), "{told}");
+    let by_hand = shop.run(&["run-job", "report", "--window", "2026-03-01..2026-03-01", "--mail"]).await;
+    assert_ne!(by_hand.code, Some(0), "{}", by_hand.stderr);
+    assert_eq!((asked, shop.asked_for("generateReport")), (1, 1), "nobody is mailed what cannot be kept");
+    std::fs::rename(&aside, &identity).unwrap();
+    until("the next window", || async { shop.holds("report").await.len() == 2 }).await;
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkout_with_a_renamed_file_takes_nothing_from_a_series_that_is_in_force() {
+    let shop = Shop::open().await;
+    let yaml = format!("zone: UTC\nschedule: \"0 6 * * *\"\nwindow: yesterday\n{LIVECHAT}");
+    shop.job("old", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    let window = ["--window", "2025-03-03..2025-03-03"];
+    shop.run(&[&["run-job", "old"][..], &window].concat()).await.expect(0);
+    shop.without_job("old");
+    shop.job("new", &format!("was: [old]\n{yaml}"));
+    let refused = shop.run(&[&["run-job", "new"][..], &window].concat()).await.expect(2);
+    refused.says("old@north is in force").says("reportd apply");
+    assert_eq!(shop.number("SELECT count(*) FROM series WHERE job = 'old' AND in_force").await, 1);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run(&[&["run-job", "new"][..], &window].concat()).await.expect(0);
+    assert_eq!((shop.asked_for("report"), shop.holds("new").await), (1, vec!["2025-03-03 r1".to_owned()]));
+}

@@ -252,7 +252,8 @@ async fn the_service_records_what_is_paused_and_fires_again_once_it_is_resumed()
     shop.job("ratings", &DAILY.replace("30 6 * * *", "* * * * *"));
     shop.run(&["pause", "ratings", "--reason", "shop closed"]).await.expect(0);
     let serve = shop.start(&["serve", "--listen", "127.0.0.1:0"]);
-    shop.until_count("SELECT count(*) FROM series CROSS JOIN replicas WHERE in_force", 1).await;
+    shop.until_count("SELECT count(*) FROM series CROSS JOIN replicas WHERE in_force AND passed_at IS NOT NULL", 1)
+        .await;
     // `serve` ends `not_serving`, and a pause needs nobody.
     let ran = shop.run(&["status"]).await.expect(0);
     assert!(ran.stdout.contains("last planner pass "), "{}", ran.stdout);

@@ -19,10 +19,12 @@ use clap::Args;
 use super::text::{date, size};
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
+use crate::connection::Connection;
 use crate::coverage::Span;
 use crate::coverage::cell::State;
 use crate::coverage::look::{BATCH, Calendar, Look, LookError};
 use crate::coverage::verify::Checked;
+use crate::job::{Job, Series};
 use crate::telemetry::Chain;
 use crate::view::CoverageView;
 use paint::Paint;
@@ -85,6 +87,22 @@ impl From<LookError> for Failure {
     }
 }
 
+/// Says which dates that were asked for lie before a job's `since`, and so are not expected.
+pub(super) fn note_clipped(chosen: &[(&Job, &Series, &Connection)], span: Span) {
+    let Some(from) = span.from else { return };
+    let mut told = HashSet::new();
+    for (job, _, _) in chosen {
+        if let Some(since) = job.since.filter(|since| from < *since)
+            && told.insert(&job.name)
+        {
+            note(&format!(
+                "reportd: {} wants nothing before its `since`, {since}: earlier dates are left out",
+                job.name
+            ));
+        }
+    }
+}
+
 impl Coverage {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
         let files = cx.good_files(self.selection.as_ref())?;
@@ -98,6 +116,7 @@ impl Coverage {
     async fn show(&self, cx: &Cx, app: &App, files: &Files, span: Span) -> Result<Exit, Failure> {
         app.worker.check_bond_to_read().await?;
         let chosen = files.series(self.selection.as_ref()).map_err(Failure::Usage)?;
+        note_clipped(&chosen, span);
         let names: HashSet<&str> = files.jobs.jobs.iter().map(|job| job.name.as_str()).collect();
         let now = app.worker.store.now().await?;
         let look = Look { worker: &app.worker, names: &names, span, verify: self.verify, now };

@@ -152,7 +152,8 @@ impl RunStore {
         // Served by series_name_once and revisions_of_window.
         sqlx::query_as(
             "SELECT s.id, s.job, s.connection, s.first_seen_at,
-                    (SELECT min(window_start) FROM revisions WHERE series_id = s.id) AS earliest_held
+                    (SELECT min(window_start) FROM revisions WHERE series_id = s.id
+                         AND (s.first_seen_at IS NULL OR trigger <> 'manual')) AS earliest_held
              FROM unnest($1::text[], $2::text[]) AS n (job, connection) JOIN series s USING (job, connection)",
         )
         .bind(jobs)
@@ -212,6 +213,31 @@ impl RunStore {
         .fetch_all(&self.pool)
         .await
         .map_err(doing("look up the live runs of series"))
+    }
+
+    /// Unfinished runs of these series that a person made, and that wait for nobody.
+    pub async fn by_hand_of(&self, series: &[i64]) -> Result<Vec<Uuid>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM runs WHERE series_id = ANY ($1) AND finished_at IS NULL AND trigger <> 'schedule'
+                 AND state <> 'held' AND NOT blocked",
+        )
+        .bind(series)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look up the unfinished runs that a person made"))
+    }
+
+    /// Windows of these series with an ended run one of whose creates may have taken effect without anybody knowing: start,
+    /// end, and that run.
+    pub async fn doubtful_of(&self, series: &[i64]) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>, Uuid)>, StoreError> {
+        sqlx::query_as(
+            "SELECT DISTINCT r.window_start, r.window_end, r.id FROM runs r JOIN remote_tasks t ON t.run_id = r.id
+             WHERE r.series_id = ANY ($1) AND r.finished_at IS NOT NULL AND t.outcome IN ('intended', 'unknown')",
+        )
+        .bind(series)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look for creates that nobody knows about"))
     }
 
     /// The newest ended run of every window that starts in the ranges.

@@ -35,8 +35,6 @@ pub struct DueSeries {
     pub rules: Json<Vec<RuleRow>>,
     /// What operators paused, as far as it may matter.
     pub pauses: Json<Vec<PauseRow>>,
-    /// A run of it has not ended and waits for no operator.
-    pub busy: bool,
 }
 
 /// One decided instant.
@@ -52,6 +50,8 @@ pub struct Decided {
     pub window: Option<(DateTime<Utc>, DateTime<Utc>)>,
     /// The run to make; the outcome is then `fired`, or `covered` when the window is held or a live run works on it.
     pub run: Option<Box<NewRun>>,
+    /// The run is made only when no other run of the series is under way (`overlap: skip`).
+    pub alone: bool,
 }
 
 /// What becomes of one due series.
@@ -76,7 +76,7 @@ pub struct Firing<'a> {
     pub now: DateTime<Utc>,
     /// The version of the set in force: a planner that has loaded another one must not decide.
     pub version: i64,
-    /// What is due, the longest overdue first.
+    /// What is due: first what is due in time, so that nobody's backlog makes it late; then the longest overdue.
     pub due: Vec<DueSeries>,
 }
 
@@ -90,10 +90,12 @@ pub struct Made {
 }
 
 /// A run to be made, where it stands.
+#[derive(Clone, Copy)]
 struct Wanted<'a> {
     id: Uuid,
     series: i64,
     run: &'a NewRun,
+    alone: bool,
 }
 
 impl RunStore {
@@ -109,15 +111,14 @@ impl RunStore {
             "WITH due AS (
                  SELECT id, job, connection, cursor_at, next_at FROM series
                  WHERE next_at <= $1 AND NOT id = ANY ($2)
-                 ORDER BY next_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
+                 ORDER BY next_at <= $1 - interval '60 seconds', next_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
              )
              SELECT id, job, connection, cursor_at,
                     (SELECT json_agg(json_build_array(from_at, rule)) FROM series_rules WHERE series_id = due.id) AS rules,
                     COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, 'paused by ' || paused_by || ': ' || reason))
                               FROM series_pauses WHERE series_id = due.id
-                                  AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses,
-                    EXISTS (SELECT 1 FROM runs WHERE series_id = due.id AND finished_at IS NULL AND state <> 'held') AS busy
-             FROM due ORDER BY next_at, id",
+                                  AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses
+             FROM due ORDER BY next_at <= $1 - interval '60 seconds', next_at, id",
         )
         .bind(now)
         .bind(skip)
@@ -134,13 +135,24 @@ impl Firing<'_> {
     pub async fn settle(mut self, settled: &[Settled]) -> Result<Made, StoreError> {
         let wanted: Vec<Wanted<'_>> = settled
             .iter()
-            .flat_map(|series| series.decided.iter().filter_map(|d| Some((series.id, d.run.as_deref()?))))
-            .map(|(series, run)| Wanted { id: Uuid::new_v4(), series, run })
+            .flat_map(|series| series.decided.iter().map(move |d| (series.id, d)))
+            .filter_map(|(series, d)| {
+                Some(Wanted { id: Uuid::new_v4(), series, run: d.run.as_deref()?, alone: d.alone })
+            })
             .collect();
-        let made = if wanted.is_empty() { HashSet::new() } else { self.make(&wanted).await? };
+        let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = wanted.iter().partition(|w| w.alone);
+        let mut made = if beside.is_empty() { HashSet::new() } else { self.make(&beside).await? };
+        let mut skipped = HashSet::new();
+        for one in alone {
+            if self.is_busy(one.series).await? {
+                skipped.insert(one.id);
+            } else {
+                made.extend(self.make(&[one]).await?);
+            }
+        }
         let uncovered: Vec<&Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).collect();
         let covering = self.covering(&uncovered).await?;
-        self.write_ledger(settled, &wanted, &made, &covering).await?;
+        self.write_ledger(settled, &wanted, &made, &skipped, &covering).await?;
         let what = "move the cursors of series";
         sqlx::query(
             "UPDATE series SET cursor_at = GREATEST(series.cursor_at, s.cursor_at), next_at = s.next_at
@@ -156,6 +168,17 @@ impl Firing<'_> {
         crate::crash::point("fires-decided");
         self.tx.commit().await.map_err(doing(what))?;
         Ok(Made { instants: settled.iter().map(|s| s.decided.len()).sum(), runs: made.len() })
+    }
+
+    /// Whether a run of the series has not ended; one that waits for an operator keeps nobody waiting.
+    async fn is_busy(&mut self, series: i64) -> Result<bool, StoreError> {
+        sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM runs WHERE series_id = $1 AND finished_at IS NULL AND state <> 'held')",
+        )
+        .bind(series)
+        .fetch_one(&mut *self.tx)
+        .await
+        .map_err(doing("look whether a series has a run under way"))
     }
 
     /// Makes the runs whose windows are neither held nor worked on; returns their ids.
@@ -259,6 +282,7 @@ impl Firing<'_> {
         settled: &[Settled],
         wanted: &[Wanted<'_>],
         made: &HashSet<Uuid>,
+        skipped: &HashSet<Uuid>,
         covering: &HashMap<Uuid, (Uuid, bool)>,
     ) -> Result<(), StoreError> {
         let mut rows = Ledger::default();
@@ -272,6 +296,9 @@ impl Firing<'_> {
                     Some(id) => match covering.get(&id) {
                         Some((run, true)) => ("covered", Some(*run), Some("a live run works on this window".into())),
                         Some((run, false)) => ("covered", Some(*run), Some("the archive holds this window".into())),
+                        None if skipped.contains(&id) => {
+                            ("skipped", None, Some("the previous run had not ended, and overlap is skip".into()))
+                        }
                         None => ("covered", None, Some("another run of this window came first".into())),
                     },
                     None => (decided.outcome, None, decided.reason.clone()),

@@ -202,6 +202,13 @@ impl Applying<'_> {
         .await
         .map_err(doing(what))?;
         let rules: Vec<&SeriesChange> = series.iter().filter(|change| change.rule.is_some()).collect();
+        // Versions of a time to come are left from a clock that was ahead.
+        sqlx::query("DELETE FROM series_rules WHERE series_id = ANY ($1) AND from_at > $2")
+            .bind(rules.iter().map(|change| change.id).collect::<Vec<_>>())
+            .bind(self.now)
+            .execute(&mut *tx)
+            .await
+            .map_err(doing(what))?;
         sqlx::query(
             // Two changes within one instant: the later one counts.
             "INSERT INTO series_rules (series_id, from_at, rule, applied_by)
@@ -218,7 +225,8 @@ impl Applying<'_> {
         sqlx::query(
             "UPDATE series SET in_force = c.in_force, next_at = c.next_at,
                  first_seen_at = COALESCE(first_seen_at, CASE WHEN c.first_cursor IS NOT NULL THEN $5 END),
-                 cursor_at = COALESCE(cursor_at, c.first_cursor)
+                 -- A cursor of a time to come, too.
+                 cursor_at = LEAST(COALESCE(cursor_at, c.first_cursor), $5)
              FROM unnest($1::bigint[], $2::bool[], $3::timestamptz[], $4::timestamptz[])
                  AS c (id, in_force, next_at, first_cursor)
              WHERE series.id = c.id",

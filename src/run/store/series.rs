@@ -40,6 +40,22 @@ impl RunStore {
         if !was.is_empty() {
             let what = "take over the history of a renamed job";
             let mut tx = self.pool.begin().await.map_err(doing(what))?;
+            // Whoever fires the former name still would lose its history by this, and fetch it all again.
+            let in_force: Option<String> = sqlx::query_scalar(
+                "SELECT job FROM series WHERE job = ANY ($1) AND job <> $2 AND connection = $3 AND in_force LIMIT 1",
+            )
+            .bind(was)
+            .bind(job)
+            .bind(connection)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(doing(what))?;
+            if let Some(former) = in_force {
+                return Err(StoreError::Refused(format!(
+                    "the file says that {job} was {former}, and {former}@{connection} is in force: first bring the renamed file \
+                     into force (reportd apply, or the folder of reportd serve)"
+                )));
+            }
             take_over(&mut tx, job, connection, was).await?;
             tx.commit().await.map_err(doing(what))?;
         }
@@ -89,18 +105,24 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// What moves from series $1 to series $2. A live run stays: it ends under the name it was made with, and the next
-/// take-over moves it.
-const MOVES: [&str; 6] = [
+/// What moves from series $1 to series $2. Only a live run of a window on which the new name has one too stays: it ends under
+/// the name it was made with, and the next take-over moves it.
+const MOVES: [&str; 7] = [
     "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
              AND mine.revision = revisions.revision)",
-    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND finished_at IS NOT NULL",
+    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND (finished_at IS NOT NULL OR NOT EXISTS (
+         SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_start = runs.window_start
+             AND mine.window_end = runs.window_end AND mine.finished_at IS NULL))",
+    "UPDATE series_pauses SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
+         SELECT 1 FROM series_pauses mine WHERE mine.series_id = $2 AND (mine.paused_at = series_pauses.paused_at
+             OR (mine.resumed_at IS NULL AND series_pauses.resumed_at IS NULL)))",
     "UPDATE fires SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM fires mine WHERE mine.series_id = $2 AND mine.fire_at = fires.fire_at)",
     "UPDATE series_rules SET series_id = $2 WHERE series_id = $1 AND from_at < (
          SELECT COALESCE(min(mine.from_at), 'infinity') FROM series_rules mine WHERE mine.series_id = $2)",
-    "UPDATE series mine SET first_seen_at = LEAST(mine.first_seen_at, old.first_seen_at)
-     FROM series old WHERE mine.id = $2 AND old.id = $1 AND mine.first_seen_at IS NOT NULL",
+    "UPDATE series mine SET first_seen_at = LEAST(mine.first_seen_at, old.first_seen_at),
+         cursor_at = COALESCE(mine.cursor_at, old.cursor_at)
+     FROM series old WHERE mine.id = $2 AND old.id = $1 AND old.first_seen_at IS NOT NULL",
     "UPDATE series SET in_force = false, next_at = NULL WHERE id = $1 AND in_force AND $2 > 0",
 ];
