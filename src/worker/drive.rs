@@ -59,7 +59,9 @@ impl Worker {
         let mut patience = DATABASE_TRIES;
         loop {
             match self.drive_on(id, until, stop, watch).await {
-                Err(error @ StoreError::Database { .. }) if patience > 0 && !stop.is_cancelled() => {
+                Err(error @ (StoreError::Database { .. } | StoreError::Silent { .. }))
+                    if patience > 0 && !stop.is_cancelled() =>
+                {
                     // The database was restarted, or is out of reach for a moment: the run's lease tells the rest.
                     tracing::warn!(run.id = %id, error = %crate::telemetry::Chain(&error), "the database does not answer");
                     patience -= 1;

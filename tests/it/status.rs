@@ -424,7 +424,7 @@ async fn series_in_force_that_no_process_serves_are_told() {
     assert!(text(&shop.need("not_serving").await["message"]).contains("the last planner pass was 5 min ago"));
     shop.serving(5.0, Some("its clock is 7 min fast")).await;
     let item = shop.need("not_serving").await;
-    assert_eq!(item["message"], "reportd asha@ops pid 7 does not plan: its clock is 7 min fast");
+    assert_eq!(item["message"], "reportd asha@ops pid 7 plans, but: its clock is 7 min fast");
     shop.serving(7200.0, Some("its clock is 7 min fast")).await;
     assert_eq!(shop.need("not_serving").await["action"], "reportd serve", "it is gone, and its trouble with it");
 }

@@ -176,11 +176,17 @@ impl Rehearsal {
     }
 
     /// The instants that a job's schedule names from its first wanted date on.
-    fn named(&self, (name, zone, crons, ..): &Row, until: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+    fn named(&self, row: &Row, until: DateTime<Utc>) -> Vec<DateTime<Utc>> {
+        let (name, zone, crons, ..) = row;
         let zone: Tz = zone.parse().unwrap();
         let crons = crons.iter().map(|cron| Cron::parse(cron, &format!("{name}@north")).unwrap()).collect();
-        let midnight = self.since.and_hms_opt(0, 0, 0).unwrap().and_local_timezone(zone).unwrap().to_utc();
-        Schedule::new(crons, zone).between(midnight - TimeDelta::seconds(1), until, usize::MAX)
+        Schedule::new(crons, zone).between(self.wanted_from(row) - TimeDelta::seconds(1), until, usize::MAX)
+    }
+
+    /// The first instant of `since` in a job's zone.
+    fn wanted_from(&self, row: &Row) -> DateTime<Utc> {
+        let zone: Tz = row.1.parse().unwrap();
+        self.since.and_hms_opt(0, 0, 0).unwrap().and_local_timezone(zone).unwrap().to_utc()
     }
 
     async fn must_be_whole(&mut self) {
@@ -191,10 +197,12 @@ impl Rehearsal {
             let name = row.0;
             let fires: Vec<DateTime<Utc>> = sqlx::query_scalar(
                 "SELECT fire_at FROM fires JOIN series ON series.id = series_id WHERE job = $1
-                     AND fire_at <= $2 ORDER BY fire_at",
+                     AND fire_at <= $2 AND fire_at >= $3 ORDER BY fire_at",
             )
             .bind(name)
             .bind(until)
+            // Before `since` the instants of a file that is there already are skipped.
+            .bind(self.wanted_from(row))
             .fetch_all(&self.shop.pool)
             .await
             .unwrap();

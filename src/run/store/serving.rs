@@ -90,13 +90,13 @@ impl RunStore {
         Ok(())
     }
 
-    /// This process has stopped; its row still tells for a day when it planned last.
+    /// Takes this process's row away: it has stopped.
     pub async fn gone(&self, replica: &Replica) -> Result<(), StoreError> {
-        sqlx::query("UPDATE replicas SET seen_at = seen_at - interval '1 hour', trouble = NULL WHERE id = $1")
+        sqlx::query("DELETE FROM replicas WHERE id = $1")
             .bind(replica.id)
             .execute(&self.pool)
             .await
-            .map_err(doing("sign this process off"))?;
+            .map_err(doing("take this process's row away"))?;
         Ok(())
     }
 
