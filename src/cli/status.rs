@@ -92,7 +92,13 @@ fn summary(facts: &Facts, items: &[Item]) -> String {
         1 => "1 run under way".to_owned(),
         n => format!("{n} runs under way"),
     };
-    format!("{need}: {} series, {runs}, {pass}", facts.declared.len())
+    // Not a thing to do, and not to be forgotten either.
+    let paused = match facts.paused.as_slice() {
+        [] => String::new(),
+        [first] => format!(" ({first} is paused)"),
+        [first, more @ ..] => format!(" ({first} and {} more are paused)", more.len()),
+    };
+    format!("{need}: {} series{paused}, {runs}, {pass}", facts.declared.len())
 }
 
 fn print(cx: &Cx, items: &[Item]) {

@@ -127,8 +127,8 @@ impl Service {
         let asked = Instant::now();
         let row = match tokio::time::timeout(PATIENCE, self.store.pulse()).await {
             Ok(Ok(row)) => row,
-            Ok(Err(error)) => return self.without_database(&Chain(&error).to_string()),
-            Err(_) => return self.without_database("no answer within 20 s"),
+            Ok(Err(error)) => return self.without_database(&Chain(&error).to_string()).await,
+            Err(_) => return self.without_database("no answer within 20 s").await,
         };
         self.health.turned();
         self.health.trouble(Part::Database, None);
@@ -154,7 +154,7 @@ impl Service {
             Err(trouble) => (false, Some(trouble)),
         };
         self.health.turned();
-        self.tell(trouble.as_deref());
+        self.tell(trouble.as_deref()).await;
         self.health.trouble(Part::Planner, trouble.clone());
         let complaint = trouble.clone().or_else(|| self.folder.clone()).or_else(|| self.planner.complaint());
         if trouble.is_none() {
@@ -207,10 +207,10 @@ impl Service {
     }
 
     /// The database does not answer: the loop's connection is made anew, and the next beat asks again.
-    fn without_database(&mut self, why: &str) -> Option<Instant> {
+    async fn without_database(&mut self, why: &str) -> Option<Instant> {
         // What a probe may know; the log has the cause.
         self.health.trouble(Part::Database, Some("it does not answer".to_owned()));
-        self.tell(Some(&format!("the database does not answer: {why}")));
+        self.tell(Some(&format!("the database does not answer: {why}"))).await;
         self.was_without_database = true;
         self.renew_connection();
         None
@@ -221,10 +221,11 @@ impl Service {
     }
 
     /// Logs what keeps this process from planning, once.
-    fn tell(&mut self, trouble: Option<&str>) {
+    async fn tell(&mut self, trouble: Option<&str>) {
         if self.said.as_deref() == trouble {
             return;
         }
+        systemd::status(trouble.unwrap_or("schedules are fired")).await;
         match trouble {
             Some(trouble) => tracing::error!("schedules are not fired by this process: {trouble}"),
             None => tracing::info!("schedules are fired again"),

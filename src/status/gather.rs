@@ -11,6 +11,7 @@ use crate::archive::Archive;
 use crate::fire::decide::{Facts as FireFacts, Pause, Verdict, decide};
 use crate::fire::rule::Rules;
 use crate::job::load::{Jobs, read, shown};
+use crate::job::series_name;
 use crate::job_set::{self, sha256};
 use crate::request::Vendor;
 use crate::run::store::attention::WindowOf;
@@ -46,6 +47,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         drift,
         applied: set.applied_at.zip(set.applied_by.clone()),
         archive: archive_trouble(&settings.archive, &instance).await,
+        paused: paused(store, &series, now).await?,
         replicas: store.replicas().await?,
         breakers: store.breakers_that_are_open().await?,
         live: store.live_runs().await?,
@@ -57,6 +59,13 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         declared,
         series,
     })
+}
+
+async fn paused(store: &RunStore, series: &[SeriesRow], now: DateTime<Utc>) -> Result<Vec<String>, StoreError> {
+    let ids: Vec<i64> = series.iter().map(|row| row.id).collect();
+    let pauses = store.pauses(&ids, now).await?;
+    let is_paused = |row: &&SeriesRow| pauses.iter().any(|pause| pause.series_id == row.id);
+    Ok(series.iter().filter(is_paused).map(|row| series_name(&row.job, &row.connection)).collect())
 }
 
 fn declared(jobs: &Jobs) -> Vec<Declared> {

@@ -249,6 +249,8 @@ pub struct Facts {
     pub applied: Option<(DateTime<Utc>, String)>,
     /// What is wrong with the archive, and what ends it.
     pub archive: Option<(String, String)>,
+    /// Series that an operator paused.
+    pub paused: Vec<String>,
     /// Processes that serve.
     pub replicas: Vec<ReplicaRow>,
     /// Open breakers.

@@ -1,8 +1,6 @@
 //! What a process that serves asks and writes besides runs themselves: the pulse's question, its own row, and claims of
 //! many runs at once.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use sqlx::postgres::PgListener;
 use sqlx::{FromRow, Row};
@@ -126,18 +124,6 @@ impl RunStore {
                 Ok(Claimed { lease: Lease { run: run.id, token }, run, taken_over, at })
             })
             .collect()
-    }
-
-    /// How long until the first run is due that nobody works on; `None` = there is none.
-    pub async fn next_step(&self) -> Result<Option<Duration>, StoreError> {
-        let seconds: Option<f64> = sqlx::query_scalar(
-            "SELECT extract(epoch FROM min(next_step_at) - reportd_now())::float8 FROM runs
-             WHERE state IN ('queued', 'submitting', 'waiting') AND next_step_at > reportd_now()",
-        )
-        .fetch_one(&self.pool)
-        .await
-        .map_err(doing("look when the next run is due"))?;
-        Ok(seconds.map(|s| Duration::from_secs_f64(s.clamp(0.0, 86_400.0))))
     }
 }
 
