@@ -181,10 +181,10 @@ impl Workers {
         while !self.stop.is_cancelled() {
             let worker = self.in_force.borrow().worker.clone();
             let swept = tokio::select! {
-                swept = worker.sweep() => swept,
+                swept = tokio::time::timeout(LOST, worker.sweep()) => swept,
                 () = self.stop.cancelled() => return,
             };
-            if let Err(error) = swept {
+            if let Ok(Err(error)) = swept {
                 tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
             }
             tokio::select! {
