@@ -580,11 +580,13 @@ async fn the_health_checks_and_the_service_manager_are_told_how_it_stands() {
     serving.until_http("/readyz", 200).await;
 
     serving.signal(Signal::TERM);
-    let mut last = heard(&socket);
-    while last == "WATCHDOG=1" {
-        last = heard(&socket);
+    let (mut said, mut last) = (Vec::new(), heard(&socket));
+    while last == "WATCHDOG=1" || last.starts_with("STATUS=") {
+        said.push(std::mem::replace(&mut last, heard(&socket)));
     }
     assert_eq!(last, "STOPPING=1");
+    assert!(said.iter().any(|word| word.starts_with("STATUS=the database does not answer")), "{said:?}");
+    assert!(said.contains(&"STATUS=schedules are fired".to_owned()), "{said:?}");
     serving.end().await.expect(0);
 }
 
