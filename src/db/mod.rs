@@ -190,13 +190,20 @@ impl Revival {
     }
 }
 
-/// Whether the other end of an idle connection is there. A way that swallows packets is found out here.
+/// Whether the other end of an idle connection is there: a way that swallows packets is found out here. And whether the
+/// connection is free: sqlx forgets a BEGIN whose future was dropped, and what is then written on it is lost without a word.
 async fn answers(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
-    match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
-        Ok(Ok(())) => Ok(true),
-        Ok(Err(error)) => Err(error),
-        Err(_) => Err(sqlx::Error::PoolTimedOut),
-    }
+    let look = async {
+        // Equal in the first statement of a transaction, as every statement outside of one is.
+        let in_transaction: bool = sqlx::query_scalar("SELECT transaction_timestamp() < statement_timestamp()")
+            .fetch_one(&mut *connection)
+            .await?;
+        if in_transaction {
+            sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
+        }
+        Ok(true)
+    };
+    tokio::time::timeout(PING_LIMIT, look).await.unwrap_or(Err(sqlx::Error::PoolTimedOut))
 }
 
 async fn connect(options: &PgConnectOptions) -> Result<sqlx::PgConnection, DbError> {
