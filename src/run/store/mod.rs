@@ -98,7 +98,9 @@ impl RunStore {
     /// The same store over a connection of its own, made when it is first needed.
     #[must_use]
     pub fn on_own_connection(&self) -> RunStore {
+        // Nobody shares it and whoever gives a question up makes a new one, so it is only asked whether it is there.
         let options = self.pool.options().clone().max_connections(1).min_connections(0);
+        let options = options.before_acquire(|connection, _| Box::pin(is_there(connection)));
         RunStore { pool: options.connect_lazy_with((*self.pool.connect_options()).clone()), who: self.who.clone() }
     }
 
@@ -134,6 +136,12 @@ impl RunStore {
             .map_err(doing("write an event of a run"))?;
         Ok(())
     }
+}
+
+/// Whether the other end of an idle connection answers soon.
+async fn is_there(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
+    let ping = tokio::time::timeout(Duration::from_secs(2), sqlx::Connection::ping(connection)).await;
+    ping.unwrap_or(Err(sqlx::Error::PoolTimedOut)).map(|()| true)
 }
 
 /// What the database knows of itself.
