@@ -43,6 +43,7 @@
 //! ```text
 //! cli -> service -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
 //!        service -> { fire, job_set }  worker -> plan -> job -> { connection, request, yaml }
+//! cli -> { coverage, status, why }, which only read: rows through run/store, files through the worker's archive
 //! ```
 //!
 //! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in

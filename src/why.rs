@@ -148,10 +148,9 @@ pub async fn why(store: &RunStore, selected: &[Selected<'_>], asked: &Asked<'_>)
         .collect())
 }
 
-/// A pause in the planner's words (run/store/firing.rs).
+/// A stored pause, in the planner's words.
 pub fn pause(row: &PausedRow) -> Pause {
-    let reason = format!("paused by {}: {}", row.paused_by, row.reason);
-    Pause { from: row.paused_at, until: row.resumed_at, reason }
+    Pause::new(row.paused_at, row.resumed_at, &row.paused_by, &row.reason)
 }
 
 /// The version in force at an instant; the first also counts before.

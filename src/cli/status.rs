@@ -4,7 +4,7 @@ use clap::Args;
 use serde::Serialize;
 
 use super::{Cx, Exit, Failure, note, say, say_json};
-use crate::fire::explain::span;
+use crate::fire::span;
 use crate::request::window::rfc3339_in;
 use crate::run::store::job_set::JobSet;
 use crate::status::gather::{broken_files, gather};

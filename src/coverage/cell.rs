@@ -184,7 +184,7 @@ pub fn cells(wanted: Vec<Wanted>, facts: Facts, today: &Today<'_>) -> (Vec<Cell>
         } else if !one.ripe {
             // Its instant has come, and its report is not final yet: nobody is late.
             continue;
-        } else if today.waivers.iter().any(|waiver| covers(waiver, &one.window)) {
+        } else if today.waivers.iter().any(|waiver| waiver.covers(&one.window)) {
             cell.state = State::Waived;
         } else if let Some(run) = ended.get(&at).filter(|run| run.state == run::State::Failed) {
             cell.state = State::Failed;
@@ -231,11 +231,6 @@ fn held_state(row: &HeldRow, window: &Window, provisional: bool, today: &Today<'
     } else {
         State::Held
     }
-}
-
-fn covers(waiver: &Waiver, window: &Window) -> bool {
-    let (first, last) = window.local_dates();
-    waiver.from <= first && last <= waiver.to
 }
 
 #[cfg(test)]

@@ -150,8 +150,8 @@ impl<'a> Look<'a> {
         }
         let ids: Vec<i64> = rows.values().map(|row| row.id).collect();
         let mut versions: HashMap<i64, Vec<_>> = HashMap::new();
-        for (series, from, rule) in self.worker.store.rules_of(&ids).await? {
-            versions.entry(series).or_default().push((from, rule));
+        for row in self.worker.store.versions(&ids).await? {
+            versions.entry(row.series_id).or_default().push((row.from_at, row.rule));
         }
         let mut begun = Vec::with_capacity(chosen.len());
         for (job, series, connection) in chosen.iter().copied() {

@@ -6,6 +6,7 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::rule::{Rule, Rules};
+use super::span;
 use crate::job::policy::CatchUp;
 use crate::request::window::{Window, day_start};
 
@@ -33,6 +34,11 @@ pub struct Pause {
 }
 
 impl Pause {
+    /// A pause as the ledger tells of it.
+    pub fn new(from: DateTime<Utc>, until: Option<DateTime<Utc>>, who: &str, why: &str) -> Pause {
+        Pause { from, until, reason: format!("paused by {who}: {why}") }
+    }
+
     /// Whether it holds at an instant.
     pub fn covers(&self, instant: DateTime<Utc>) -> bool {
         self.from <= instant && self.until.is_none_or(|until| instant < until)
@@ -195,23 +201,15 @@ fn verdict<'a>(
     // The built-in catch_up is never shorter than a week, so the schedule's period need not be looked for.
     if late > IN_TIME && (facts.catch_up.is_some() || late > WEEK) {
         match reaches.of(rule) {
-            CatchUp::None => return Verdict::Missed(format!("decided {} late, and catch_up is none", text(late))),
+            CatchUp::None => return Verdict::Missed(format!("decided {} late, and catch_up is none", span(late))),
             CatchUp::Within(reach) if late > TimeDelta::from_std(reach).unwrap_or(TimeDelta::MAX) => {
                 let reach = crate::yaml::show_duration(reach);
-                return Verdict::Missed(format!("decided {} late, and catch_up is {reach}", text(late)));
+                return Verdict::Missed(format!("decided {} late, and catch_up is {reach}", span(late)));
             }
             CatchUp::Latest | CatchUp::Within(_) => {}
         }
     }
     Verdict::Fire(window, rule)
-}
-
-fn text(late: TimeDelta) -> String {
-    match late.num_minutes() {
-        minutes @ ..120 => format!("{minutes} min"),
-        minutes @ 120..2880 => format!("{} h", minutes / 60),
-        minutes => format!("{} days", minutes / 1440),
-    }
 }
 
 #[cfg(test)]

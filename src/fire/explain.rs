@@ -8,6 +8,7 @@ use chrono_tz::Tz;
 
 use super::decide::{Facts, Pause, Verdict, decide};
 use super::rule::{Rule, Rules};
+use super::span;
 use crate::job::policy::CatchUp;
 use crate::job::schedule::{Cron, Schedule};
 use crate::request::window::{Window, day_start, local};
@@ -62,16 +63,6 @@ pub fn shown(t: DateTime<Utc>, zone: Tz) -> String {
         format!("{}", here.format(form))
     } else {
         format!("{} ({})", here.format(form), t.format(utc))
-    }
-}
-
-/// `3 s`, `12 min`, `5 h`, `9 days`.
-pub fn span(time: TimeDelta) -> String {
-    match time.num_seconds() {
-        seconds @ ..120 => format!("{} s", seconds.max(0)),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
     }
 }
 

@@ -14,6 +14,8 @@ pub mod rule;
 
 use std::str::FromStr;
 
+use chrono::TimeDelta;
+
 /// What was decided about an instant.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Outcome {
@@ -51,5 +53,15 @@ impl FromStr for Outcome {
 
     fn from_str(text: &str) -> Result<Outcome, String> {
         Outcome::ALL.into_iter().find(|o| o.as_str() == text).ok_or_else(|| format!("unknown outcome '{text}'"))
+    }
+}
+
+/// `3 s`, `12 min`, `5 h`, `9 days`.
+pub fn span(time: TimeDelta) -> String {
+    match time.num_seconds() {
+        seconds @ ..120 => format!("{} s", seconds.max(0)),
+        seconds @ 120..7200 => format!("{} min", seconds / 60),
+        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
+        seconds => format!("{} days", seconds / 86_400),
     }
 }

@@ -26,7 +26,7 @@ use chrono_tz::Tz;
 
 use crate::connection::Connection;
 use crate::request::Vendor;
-use crate::request::window::WindowRule;
+use crate::request::window::{Window, WindowRule};
 use ask::Ask;
 use notice::NoticeFile;
 use policy::{PartialPolicy, Policy};
@@ -67,6 +67,14 @@ pub struct Waiver {
     pub to: NaiveDate,
     /// Why.
     pub reason: String,
+}
+
+impl Waiver {
+    /// Whether the window will stay a gap: all its local dates lie within.
+    pub fn covers(&self, window: &Window) -> bool {
+        let (first, last) = window.local_dates();
+        self.from <= first && last <= self.to
+    }
 }
 
 /// What one job file says.

@@ -181,8 +181,7 @@ async fn start(
     let (watcher, first) = loaded.await.map_err(|_| ServeError::Died("the first look at config and job files"))?;
     let mut service = Service::new(worker, settings, options, health, stop);
     // `status` must not call for a service that is just starting.
-    service.beat(false, None).await;
-    service.beaten = None;
+    service.sign_on().await;
     let waiting = match service.take(&first).await {
         Ok(()) => {
             if let (None, Some(problem)) = (&first.texts, first.jobs.problems.first())

@@ -76,9 +76,9 @@ pub fn trouble(row: &PulseRow, now: DateTime<Utc>, archive: uuid::Uuid) -> Optio
 /// Decides instants, and remembers which series this process cannot decide.
 #[derive(Debug, Default)]
 pub struct Planner {
-    /// Series left to others, with why; for one version of the set.
+    /// Series left to others, with why; for one generation of what is loaded.
     unplannable: HashMap<i64, String>,
-    version: i64,
+    generation: i64,
 }
 
 impl Planner {
@@ -91,9 +91,9 @@ impl Planner {
 
     /// Decides what is due, in pages.
     pub async fn pass(&mut self, store: &RunStore, in_force: &InForce) -> Result<Passed, PassError> {
-        if self.version != in_force.generation {
+        if self.generation != in_force.generation {
             self.unplannable.clear();
-            self.version = in_force.generation;
+            self.generation = in_force.generation;
         }
         let (mut passed, mut page) = (Passed::default(), PAGE);
         for _ in 0..PAGES {
@@ -157,12 +157,8 @@ impl Planner {
 fn settle(in_force: &InForce, due: &DueSeries, now: DateTime<Utc>) -> Result<Settled, String> {
     let (job, series, connection) = in_force.series(&due.job, &due.connection)?;
     let rules = Rules::from_rows(&due.rules.0)?;
-    let pauses: Vec<Pause> = due
-        .pauses
-        .0
-        .iter()
-        .map(|(from, until, reason)| Pause { from: *from, until: *until, reason: reason.clone() })
-        .collect();
+    let pauses: Vec<Pause> =
+        due.pauses.0.iter().map(|(from, until, who, why)| Pause::new(*from, *until, who, why)).collect();
     let facts = Facts {
         rules: &rules,
         cursor: due.cursor_at,

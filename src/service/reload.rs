@@ -79,9 +79,19 @@ impl Watcher {
     /// Reads everything.
     pub fn load(&mut self) -> Loaded {
         self.stamp = Some(self.stamps());
-        let texts = if self.follow { None } else { Some(read(&self.place.jobs)) };
+        let texts = self.texts();
         self.hash = Some(self.contents(texts.as_ref()));
         self.hashed = Instant::now();
+        self.compile(texts)
+    }
+
+    /// The job files; `None` when nobody looks at them.
+    fn texts(&self) -> Option<Result<Vec<FileText>, Problem>> {
+        (!self.follow).then(|| read(&self.place.jobs))
+    }
+
+    /// Takes over job files that were read, with the config as it is now.
+    fn compile(&mut self, texts: Option<Result<Vec<FileText>, Problem>>) -> Loaded {
         if let Some(Ok(texts)) = &texts {
             self.names = names(texts);
             self.vanished.clear();
@@ -112,22 +122,23 @@ impl Watcher {
         }
         self.stamp = Some(stamp);
         self.hashed = Instant::now();
-        let texts = if self.follow { None } else { Some(read(&self.place.jobs)) };
-        let changed = self.hash != Some(self.contents(texts.as_ref()));
-        if let Some(Ok(texts)) = &texts
-            && changed
-            && !asked
-        {
+        let texts = self.texts();
+        if let Some(Ok(texts)) = &texts {
             // A checkout takes files away and puts them back: a removal counts when the next look finds it too.
             let vanished: BTreeSet<String> = self.names.difference(&names(texts)).cloned().collect();
-            if !vanished.is_subset(&self.vanished) {
-                self.vanished = vanished;
+            let before = std::mem::replace(&mut self.vanished, vanished);
+            if !asked && !self.vanished.is_subset(&before) {
                 self.stamp = None;
                 return None;
             }
         }
+        let hash = Some(self.contents(texts.as_ref()));
         // On request secrets are read anew too, whatever the files say.
-        (asked || changed).then(|| self.load())
+        if !asked && self.hash == hash {
+            return None;
+        }
+        self.hash = hash;
+        Some(self.compile(texts))
     }
 
     /// Names, sizes and times of all files.

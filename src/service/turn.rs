@@ -45,7 +45,7 @@ pub(super) struct Service {
     planner: Planner,
     pub(super) workers: Workers,
     pub(super) health: Health,
-    pub(super) beaten: Option<Instant>,
+    beaten: Option<Instant>,
     /// `None` = to be done at the next beat.
     looked_at_secrets: Option<Instant>,
     said: Option<String>,
@@ -233,8 +233,14 @@ impl Service {
         self.said = trouble.map(str::to_owned);
     }
 
+    /// Makes this process's row, which says that nothing was planned yet; the first turn renews it.
+    pub(super) async fn sign_on(&mut self) {
+        self.beat(false, None).await;
+        self.beaten = None;
+    }
+
     /// Renews this process's row now and then.
-    pub(super) async fn beat(&mut self, passed: bool, trouble: Option<&str>) {
+    async fn beat(&mut self, passed: bool, trouble: Option<&str>) {
         if self.beaten.is_some_and(|at| at.elapsed() < BEAT) {
             return;
         }

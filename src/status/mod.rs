@@ -314,10 +314,9 @@ impl Facts {
     }
 }
 
-/// Whether a waiver says that this window will stay a gap: all its dates lie in one.
+/// Whether a waiver says that this window will stay a gap.
 fn is_waived(waivers: &[Waiver], window: Option<&Window>) -> bool {
-    let Some((first, last)) = window.map(Window::local_dates) else { return false };
-    waivers.iter().any(|waiver| waiver.from <= first && last <= waiver.to)
+    window.is_some_and(|window| waivers.iter().any(|waiver| waiver.covers(window)))
 }
 
 /// All that needs a person, by cause.

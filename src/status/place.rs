@@ -3,7 +3,7 @@
 use chrono::TimeDelta;
 
 use super::{Cause, Drifted, Facts, Item};
-use crate::fire::explain::span;
+use crate::fire::span;
 
 /// A process that was not seen for longer is gone.
 const SEEN: TimeDelta = TimeDelta::seconds(60);

@@ -4,7 +4,6 @@
 //! look-up per series makes sure that it is used, whatever the planner thinks of the tables' size.
 
 use chrono::{DateTime, Utc};
-use serde_json::Value;
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -161,17 +160,6 @@ impl RunStore {
         .fetch_all(&self.pool)
         .await
         .map_err(doing("look up series"))
-    }
-
-    /// Every stored version of the rules of these series, oldest first.
-    pub async fn rules_of(&self, series: &[i64]) -> Result<Vec<(i64, DateTime<Utc>, Value)>, StoreError> {
-        sqlx::query_as(
-            "SELECT series_id, from_at, rule FROM series_rules WHERE series_id = ANY ($1) ORDER BY series_id, from_at",
-        )
-        .bind(series)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing("read the rules of series"))
     }
 
     /// The newest revision of every held window that starts in the ranges.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
+use sqlx::postgres::PgRow;
 use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
@@ -29,6 +30,14 @@ pub struct Identity<'a> {
     pub base_url: &'a str,
     /// Fingerprint of the account its credentials belong to.
     pub account: &'a str,
+}
+
+impl FromRow<'_, PgRow> for Claimed {
+    fn from_row(row: &PgRow) -> Result<Claimed, sqlx::Error> {
+        let run = Run::from_row(row)?;
+        let lease = Lease { run: run.id, token: row.try_get("lease_token")? };
+        Ok(Claimed { run, lease, taken_over: row.try_get("taken_over")?, at: row.try_get("claimed_at")? })
+    }
 }
 
 impl RunStore {
@@ -60,10 +69,7 @@ impl RunStore {
         .await
         .map_err(doing("claim a run"))?;
         let Some(row) = row else { return Ok(None) };
-        let taken_over = row.try_get("taken_over").map_err(doing("read a claimed run"))?;
-        let run = Run::from_row(&row).map_err(doing("read a claimed run"))?;
-        let at = row.try_get("claimed_at").map_err(doing("read a claimed run"))?;
-        Ok(Some(Claimed { lease: Lease { run: run.id, token }, run, taken_over, at }))
+        Claimed::from_row(&row).map(Some).map_err(doing("read a claimed run"))
     }
 
     /// Renews these claims; those that are not in the answer are lost.

@@ -17,8 +17,8 @@ use super::{RunStore, StoreError, doing};
 /// A version of a rule, as stored.
 pub type RuleRow = (DateTime<Utc>, Value);
 
-/// From, until, and why: what an operator paused.
-pub type PauseRow = (DateTime<Utc>, Option<DateTime<Utc>>, String);
+/// From, until, by whom and why: what an operator paused.
+pub type PauseRow = (DateTime<Utc>, Option<DateTime<Utc>>, String, String);
 
 /// A series that is due.
 #[derive(Clone, Debug, FromRow)]
@@ -115,7 +115,7 @@ impl RunStore {
              )
              SELECT id, job, connection, cursor_at,
                     (SELECT json_agg(json_build_array(from_at, rule)) FROM series_rules WHERE series_id = due.id) AS rules,
-                    COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, 'paused by ' || paused_by || ': ' || reason))
+                    COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, paused_by, reason))
                               FROM series_pauses WHERE series_id = due.id
                                   AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses
              FROM due ORDER BY next_at <= $1 - interval '60 seconds', next_at, id",

@@ -2,13 +2,12 @@
 //! many runs at once.
 
 use chrono::{DateTime, Utc};
+use sqlx::FromRow;
 use sqlx::postgres::PgListener;
-use sqlx::{FromRow, Row};
 use uuid::Uuid;
 
 use super::claim::Claimed;
 use super::{LEASE, RunStore, StoreError, doing};
-use crate::run::{Lease, Run};
 
 /// The answer to the one question of each pulse.
 #[derive(Clone, Debug, FromRow)]
@@ -103,7 +102,7 @@ impl RunStore {
     /// `limit` is short.
     pub async fn claim_due(&self, claimants: &[Claimant], limit: u32) -> Result<Vec<Claimed>, StoreError> {
         let what = "claim runs that are due";
-        let rows = sqlx::query(CLAIM_DUE)
+        let rows = sqlx::query(include_str!("claim_due.sql"))
             .bind(claimants.iter().map(|c| c.connection.clone()).collect::<Vec<_>>())
             .bind(claimants.iter().map(|c| c.vendor).collect::<Vec<_>>())
             .bind(claimants.iter().map(|c| c.base_url.clone()).collect::<Vec<_>>())
@@ -115,15 +114,7 @@ impl RunStore {
             .fetch_all(&self.pool)
             .await
             .map_err(doing(what))?;
-        rows.iter()
-            .map(|row| {
-                let run = Run::from_row(row).map_err(doing(what))?;
-                let token = row.try_get("lease_token").map_err(doing(what))?;
-                let taken_over = row.try_get("taken_over").map_err(doing(what))?;
-                let at = row.try_get("claimed_at").map_err(doing(what))?;
-                Ok(Claimed { lease: Lease { run: run.id, token }, run, taken_over, at })
-            })
-            .collect()
+        rows.iter().map(|row| Claimed::from_row(row).map_err(doing(what))).collect()
     }
 }
 
@@ -184,43 +175,3 @@ impl Hints {
         Ok(())
     }
 }
-
-/// The claim. `runs_under_way` serves the first branch, what waits at the vendor, and the count; `runs_queued` the second; each
-/// within one account with fill last, by its time. The count is a filter, so that an account that is full costs no claims; the
-/// permit itself is given under the account's lock (claim.rs).
-const CLAIM_DUE: &str = "
-WITH claimants AS (
-    SELECT c.*, GREATEST(c.max_in_flight - (
-               SELECT count(*) FROM runs WHERE runs.connection = c.connection AND runs.vendor = c.vendor
-                   AND state IN ('submitting', 'waiting') AND NOT blocked AND errors < 3
-                   AND (state = 'waiting' OR lease_until + make_interval(secs => $7) > reportd_now())), 0) AS room
-    FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
-        WITH ORDINALITY AS c (connection, vendor, base_url, account, max_in_flight, most, place)
-), due AS (
-    SELECT found.id, found.taken_over FROM claimants c CROSS JOIN LATERAL (
-        (SELECT id, lease_token IS NOT NULL AS taken_over, 0 AS rank, next_step_at FROM runs
-         WHERE connection = c.connection AND vendor = c.vendor
-             AND state IN ('submitting', 'waiting') AND next_step_at <= reportd_now()
-             AND base_url = c.base_url AND account IN (c.account, '')
-             AND (lease_until IS NULL OR lease_until + CASE state
-                      WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
-         ORDER BY (trigger = 'fill'), next_step_at LIMIT c.most)
-        UNION ALL
-        (SELECT id, lease_token IS NOT NULL AS taken_over, 1 AS rank, next_step_at FROM runs
-         WHERE connection = c.connection AND vendor = c.vendor AND state = 'queued' AND next_step_at <= reportd_now()
-             AND base_url = c.base_url AND account IN (c.account, '')
-             AND (lease_until IS NULL OR lease_until <= reportd_now())
-         ORDER BY (trigger = 'fill'), next_step_at LIMIT LEAST(c.most, c.room))
-        ORDER BY rank, next_step_at LIMIT c.most
-    ) found
-    ORDER BY c.place LIMIT $8
-), locked AS (
-    SELECT runs.id, due.taken_over FROM runs JOIN due ON due.id = runs.id
-    WHERE state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now()
-        AND (lease_until IS NULL OR lease_until + CASE state
-                 WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
-    FOR NO KEY UPDATE OF runs SKIP LOCKED
-)
-UPDATE runs SET lease_token = gen_random_uuid(), lease_until = reportd_now() + make_interval(secs => $7), claims = claims + 1
-FROM locked WHERE runs.id = locked.id
-RETURNING runs.*, locked.taken_over, reportd_now() AS claimed_at";
