@@ -5,7 +5,7 @@
 //! ```text
 //! jobs/x.yaml --load, compile--> Job --window--> Request (pure; `plan` stops here and prints it)
 //!     --insert--> Run --claim, step--> vendor --answer--> temp file --sniff, hash--> Artifact
-//!     --put once--> archive --same transaction: artifacts, run archived--> Postgres
+//!     --put once--> archive --same transaction: artifacts, run archived--> Postgres --herald--> Delivery --> mail, webhook, …
 //! ```
 //!
 //! `run-job` and `fill` insert runs for a person; `serve` inserts them when a schedule says so, and carries all of them on.
@@ -19,6 +19,7 @@
 //! | [`settings`] | reportd.yaml and the environment -> typed settings; the only reader of the environment |
 //! | [`yaml`] | text and a type -> a value, or every problem with its place; knows no job |
 //! | [`connection`] | one shop: accounts, limits, variables, where its secrets are |
+//! | [`template`] | placeholders in strings of job files |
 //! | [`job`] | job file -> `Job`; schedules; job + connection + window -> `Request` |
 //! | [`request`] | what one run asks for, and its window; pure data and pure functions |
 //! | [`plan`] | the next fires with their windows and requests; pure |
@@ -27,7 +28,8 @@
 //! | [`vendor`] | talking to the three vendors: wire types, errors, downloads |
 //! | [`artifact`] | bytes on their way in: temporary file, hash, "is this the report" |
 //! | [`archive`] | the archive's folder: put once, manifests, verify |
-//! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet |
+//! | [`delivery`] | notices about runs: what they say, and how each kind goes out |
+//! | [`worker`] | claim, step, commit: the only place where run, vendor and archive meet; makes deliveries and works them off |
 //! | [`job_set`] | the job files in force: folder -> database -> jobs |
 //! | [`service`] | `serve`: pulse, planner, workers, reload, health |
 //! | [`coverage`] | expected windows x what is held -> a calendar; pure but for what reads rows and files |
@@ -41,14 +43,15 @@
 //! Which way a `use` may point (held by `tests/it/tidy.rs`):
 //!
 //! ```text
-//! cli -> service -> app -> worker -> { run, vendor, archive } -> { request, artifact } -> std
+//! cli -> service -> app -> worker -> { run, vendor, archive, delivery } -> { request, artifact } -> std
 //!        service -> { fire, job_set }  worker -> plan -> job -> { connection, request, yaml }
 //! cli -> { coverage, status, why }, which only read: rows through run/store, files through the worker's archive
 //! ```
 //!
 //! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in
-//! `worker/step.rs`. One owner for each thing outside: `reqwest` in `vendor`, `sqlx` in `run/store` and `db`, `object_store`
-//! in `archive`, the environment in `settings`, the wall clock in `clock`.
+//! `worker/step.rs`. One owner for each thing outside: `reqwest` in `vendor` and
+//! `delivery`, `lettre` in `delivery/email.rs`, `sqlx` in `run/store` and `db`, `object_store` in `archive` and `delivery`,
+//! the environment in `settings`, the wall clock in `clock`.
 
 pub mod app;
 pub mod archive;
@@ -59,6 +62,7 @@ pub mod connection;
 pub mod coverage;
 pub mod crash;
 pub mod db;
+pub mod delivery;
 pub mod fire;
 pub mod job;
 pub mod job_set;
@@ -73,6 +77,7 @@ pub mod service;
 pub mod settings;
 pub mod status;
 pub mod telemetry;
+pub mod template;
 pub mod vendor;
 pub mod view;
 pub mod why;

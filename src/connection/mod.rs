@@ -118,6 +118,8 @@ pub struct BikAccount {
     pub states: States,
     /// Who is mailed by runs that no schedule made; `None`: such runs need `--mail`.
     pub quiet_emails: Option<Vec<String>>,
+    /// The customer of tickets whose notice names none.
+    pub customer_id: Option<String>,
     /// Its limits.
     pub limits: Limits,
 }

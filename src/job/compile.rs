@@ -7,15 +7,16 @@ use chrono::NaiveDate;
 
 use super::ask::{Ask, compile_bik, compile_jaicp, compile_livechat};
 use super::file::{JobFile, WindowFile, Words};
-use super::notice;
+use super::notice::{self, List, NoticeRule};
 use super::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_date, parse_zone};
 use super::resolve::{self, Mailing};
 use super::schedule::Cron;
-use super::template::{Template, Tree};
 use super::{Defaults, Job, Retain, Series, Waiver, connection, is_name, series_name};
 use crate::connection::Connection;
+use crate::connection::secret::SecretRef;
 use crate::request::Vendor;
 use crate::request::window::WindowRule;
+use crate::template::{Template, Tree};
 use crate::yaml::{Finding, Path, did_you_mean};
 
 struct Compiler<'a> {
@@ -62,8 +63,9 @@ impl Compiler<'_> {
         let since = keep(file.since.as_deref().map(parse_date), "since", &self.root, self.out);
         let waivers = self.waivers();
         let was = self.was();
-        let deliver = self.notices(file.deliver.as_deref(), &self.defaults.deliver, "deliver", &connections);
-        let alert = self.notices(file.alert.as_deref(), &self.defaults.alert, "alert", &connections);
+        let deliver = self.notices(file.deliver.as_deref(), &self.defaults.deliver, List::Deliver, &connections);
+        let alert = self.notices(file.alert.as_deref(), &self.defaults.alert, List::Alert, &connections);
+        let heartbeat = self.heartbeat();
         if file.paused.as_ref().is_some_and(|reason| reason.trim().is_empty()) {
             self.error(self.root.key("paused"), "paused needs a reason, such as paused: \"shop closed\"");
         }
@@ -81,6 +83,7 @@ impl Compiler<'_> {
             ask: ask?,
             deliver,
             alert,
+            heartbeat,
             refetch: file.refetch == Some(true),
             paused: file.paused.clone(),
             waivers,
@@ -285,16 +288,47 @@ impl Compiler<'_> {
         names
     }
 
+    /// The file's notices, or the inherited ones, checked for each connection of the job.
     fn notices(
         &mut self,
-        list: Option<&[notice::NoticeFile]>,
-        inherited: &[notice::NoticeFile],
-        key: &str,
+        list: Option<&[notice::file::NoticeFile]>,
+        inherited: &[NoticeRule],
+        which: List,
         connections: &[Connection],
-    ) -> Vec<notice::NoticeFile> {
-        let Some(list) = list else { return inherited.to_vec() };
-        notice::check(list, &self.root.key(key), &|var| missing_var(connections, var), self.out);
-        list.to_vec()
+    ) -> Vec<NoticeRule> {
+        let at = self.root.key(which.key());
+        let rules = match list {
+            Some(list) => notice::compile(list, which, &at, &self.defaults.root, self.out),
+            None => inherited.to_vec(),
+        };
+        for (i, rule) in rules.iter().enumerate() {
+            let mut found = Vec::new();
+            for connection in connections {
+                notice::check_for(rule, connection, &at.index(i), &mut found);
+            }
+            if list.is_none() {
+                // Not in this file: told at its top, with where it is from.
+                for finding in &mut found {
+                    finding.path = Path::root();
+                    finding.message = format!("defaults.{} of the config: {}", which.key(), finding.message);
+                }
+            }
+            found.dedup();
+            self.out.append(&mut found);
+        }
+        rules
+    }
+
+    /// The URL that is pinged when a scheduled run ends: named, not held.
+    fn heartbeat(&mut self) -> Option<String> {
+        let text = self.file.heartbeat.as_deref()?;
+        match SecretRef::parse(text, &self.defaults.root) {
+            Ok(secret) => Some(secret.to_string()),
+            Err(message) => {
+                self.out.push(Finding::error(self.root.key("heartbeat"), message.to_owned()).secret());
+                None
+            }
+        }
     }
 
     /// Every variable that the request names exists on every connection of the job.

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 
-use super::notice::{NoticeFile, one_or_many};
+use super::notice::file::{NoticeFile, one_or_many};
 use crate::yaml::{DurationText, Free, Named};
 
 /// The whole file.
@@ -41,6 +41,8 @@ pub struct JobFile {
     pub deliver: Option<Vec<NoticeFile>>,
     /// Notices when something needs a person.
     pub alert: Option<Vec<NoticeFile>>,
+    /// URL pinged when a scheduled run starts, succeeds or fails (healthchecks.io convention): `env:NAME` or `file:PATH`.
+    pub heartbeat: Option<String>,
     /// How far back missed instants are fired: a duration, `latest` or `none`.
     pub catch_up: Option<String>,
     /// What happens while the previous run is not finished: `queue` or `skip`.

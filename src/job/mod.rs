@@ -17,32 +17,36 @@ pub mod notice;
 pub mod policy;
 pub mod resolve;
 pub mod schedule;
-pub mod template;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use crate::connection::Connection;
+use crate::delivery::notice::Notices;
 use crate::request::Vendor;
 use crate::request::window::{Window, WindowRule};
 use ask::Ask;
-use notice::NoticeFile;
+use notice::NoticeRule;
+use notice::file::TriggerWord;
 use policy::{PartialPolicy, Policy};
 use schedule::{Cron, Schedule};
 
 /// What `defaults:` of the config gives every job.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Defaults {
+    /// Folder of the config, which relative paths are relative to.
+    pub root: PathBuf,
     /// Zone of jobs whose file and connection name none.
     pub zone: Option<Tz>,
     /// Shared keys.
     pub policy: PartialPolicy,
     /// Notices on success.
-    pub deliver: Vec<NoticeFile>,
+    pub deliver: Vec<NoticeRule>,
     /// Notices when something needs a person.
-    pub alert: Vec<NoticeFile>,
+    pub alert: Vec<NoticeRule>,
     /// What is kept how long.
     pub retain: Retain,
 }
@@ -95,9 +99,11 @@ pub struct Job {
     /// Shared keys, with defaults.
     pub policy: Policy,
     /// Notices on success.
-    pub deliver: Vec<NoticeFile>,
+    pub deliver: Vec<NoticeRule>,
     /// Notices when something needs a person.
-    pub alert: Vec<NoticeFile>,
+    pub alert: Vec<NoticeRule>,
+    /// `env:NAME` or `file:PATH` of the URL that is pinged when a scheduled run ends.
+    pub heartbeat: Option<String>,
     /// Fetch a window again although it is held.
     pub refetch: bool,
     /// Why the job does not fire.
@@ -114,6 +120,21 @@ impl Job {
     /// Whom it asks.
     pub fn vendor(&self) -> Vendor {
         self.ask.vendor()
+    }
+
+    /// What a run that was made by `trigger` tells, for one of the job's connections. Only a schedule's runs are pinged: a
+    /// run by hand says nothing about whether the schedule lives.
+    pub fn notices(&self, connection: &Connection, trigger: TriggerWord) -> Notices {
+        let of = |rules: &[NoticeRule]| {
+            let rules = rules.iter().filter(|rule| rule.on.contains(&trigger));
+            // compile.rs has tried each for each connection.
+            rules.filter_map(|rule| rule.freeze(connection).ok()).collect()
+        };
+        Notices {
+            deliver: of(&self.deliver),
+            alert: of(&self.alert),
+            heartbeat: self.heartbeat.clone().filter(|_| trigger == TriggerWord::Schedule),
+        }
     }
 }
 

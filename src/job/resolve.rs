@@ -7,11 +7,11 @@ use serde_json::{Map, Value};
 
 use super::Job;
 use super::ask::{Ask, BikAsk, JaicpAsk, LivechatAsk};
-use super::template::Name;
 use crate::connection::Connection;
 use crate::request::jaicp::ReportKind;
 use crate::request::window::Window;
 use crate::request::{Request, Shape, bik, canonical_hash, jaicp, livechat};
+use crate::template::Name;
 use crate::yaml::Path;
 
 /// Why a job cannot be resolved for one connection and window.
@@ -126,7 +126,7 @@ pub fn request(job: &Job, connection: &Connection, window: &Window, mailing: Mai
 fn bik_params(ask: &BikAsk, context: &Context<'_>) -> Result<bik::BikParams, Unresolved> {
     let lookup = |name: &Name| context.lookup(name);
     let at = Path::root().key("bik");
-    let text = |template: &super::template::Template, key: &str| match template.fill(&lookup) {
+    let text = |template: &crate::template::Template, key: &str| match template.fill(&lookup) {
         Value::String(text) if !text.trim().is_empty() => Ok(text),
         other => unresolved(at.key(key), format!("{key} must be a text, and is {}", kind_of(&other))),
     };

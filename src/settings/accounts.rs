@@ -146,6 +146,7 @@ impl Compiler {
                 app_id: file.appId.clone(),
                 headers: self.headers(file.headers.as_ref(), at),
             },
+            customer_id: file.bikCustomerId.clone(),
             status_path: self.template(
                 paths.status.as_deref(),
                 "/bikPlatformFunctions-getReportById",

@@ -10,8 +10,9 @@ use super::file::{ConfigFile, DefaultsFile, MailFile};
 use super::{Database, Mail, Settings};
 use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
+use crate::job::Defaults;
+use crate::job::notice::{self, List};
 use crate::job::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_zone};
-use crate::job::{Defaults, notice};
 use crate::yaml::{Finding, Path};
 
 /// What settings are compiled against.
@@ -110,7 +111,8 @@ impl Compiler {
     fn defaults(&mut self, file: Option<&DefaultsFile>, config: &ConfigFile) -> Defaults {
         let root = Path::root();
         let retain = compile_retain(config.retain.as_ref(), &root.key("retain"), &mut self.out);
-        let Some(file) = file else { return Defaults { retain, ..Defaults::default() } };
+        let own_root = self.base.root.clone();
+        let Some(file) = file else { return Defaults { root: own_root, retain, ..Defaults::default() } };
         let at = root.key("defaults");
         let fields = PolicyFields {
             catch_up: file.catch_up.as_deref(),
@@ -124,15 +126,18 @@ impl Compiler {
         };
         let policy = PartialPolicy::compile(fields, &at, &mut self.out);
         // Variables differ by connection, and which job inherits a notice is not known here: names only.
-        for (key, list) in [("deliver", &file.deliver), ("alert", &file.alert)] {
-            notice::check(list.as_deref().unwrap_or_default(), &at.key(key), &|_| None, &mut self.out);
-        }
+        let mut rules = |which: List, list: &Option<Vec<_>>| {
+            let list = list.as_deref().unwrap_or_default();
+            notice::compile(list, which, &at.key(which.key()), &self.base.root, &mut self.out)
+        };
+        let (deliver, alert) = (rules(List::Deliver, &file.deliver), rules(List::Alert, &file.alert));
         let own = compile_retain(file.retain.as_ref(), &at.key("retain"), &mut self.out);
         Defaults {
+            root: own_root,
             zone: keep(file.zone.as_deref().map(parse_zone), "zone", &at, &mut self.out),
             policy,
-            deliver: file.deliver.clone().unwrap_or_default(),
-            alert: file.alert.clone().unwrap_or_default(),
+            deliver,
+            alert,
             retain: crate::job::Retain {
                 artifacts: own.artifacts.or(retain.artifacts),
                 revisions: own.revisions.or(retain.revisions),

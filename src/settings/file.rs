@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::job::file::RetainFile;
-use crate::job::notice::NoticeFile;
+use crate::job::notice::file::NoticeFile;
 use crate::yaml::{DurationText, Free, Named};
 
 /// The whole file.
@@ -95,7 +95,7 @@ pub struct ConnectionFile {
 /// A BIK account.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-#[expect(non_snake_case, reason = "appId is the vendor's own spelling")]
+#[expect(non_snake_case, reason = "the vendor's own spelling")]
 pub struct BikConnectionFile {
     /// API key: `env:NAME` or `file:PATH`.
     pub key: Option<String>,
@@ -107,6 +107,8 @@ pub struct BikConnectionFile {
     pub quiet_emails: Option<Vec<String>>,
     /// Sent as `appId` in both report calls when set.
     pub appId: Option<String>,
+    /// The customer of `bik_ticket` notices that name none.
+    pub bikCustomerId: Option<String>,
     /// Default `https://bikapi.bikayi.app/integrations`.
     pub base_url: Option<String>,
     /// Paths below the base URL.

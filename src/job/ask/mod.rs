@@ -16,10 +16,10 @@ pub use jaicp::compile_jaicp;
 pub use livechat::compile_livechat;
 
 use super::policy::keep;
-use super::template::{Place, Template, Tree};
 use crate::request::bik::DateFormat;
 use crate::request::livechat::TimePair;
 use crate::request::{self, Vendor};
+use crate::template::{Place, Template, Tree};
 use crate::yaml::{Finding, Free, Named, Path, did_you_mean};
 
 /// What one job asks of its vendor.

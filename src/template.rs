@@ -3,6 +3,8 @@
 //! A template is parsed when its file is loaded, so an unknown name is an error with its place and never a surprise at
 //! four in the morning. Which names are known depends on where the string stands: `{failure}` and `{run}` only in notices.
 
+use std::fmt;
+
 use serde_json::{Map, Value};
 
 /// A string with its placeholders found.
@@ -123,6 +125,27 @@ impl Template {
         })
     }
 
+    /// The template's text with those placeholders filled that `lookup` knows, and the others as they were: a template again.
+    /// A text that is only such a placeholder is the value itself, whatever its type.
+    pub fn fill_some(&self, lookup: &dyn Fn(&Name) -> Option<Value>) -> Value {
+        if let [Part::Name(name)] = self.parts.as_slice()
+            && let Some(value) = lookup(name)
+        {
+            return escaped(value);
+        }
+        let mut out = String::new();
+        for part in &self.parts {
+            match part {
+                Part::Text(text) => out.push_str(&escape(text)),
+                Part::Name(name) => match lookup(name) {
+                    Some(value) => out.push_str(&escape(&in_text(&value))),
+                    None => out.push_str(&name.to_string()),
+                },
+            }
+        }
+        Value::String(out)
+    }
+
     /// The text with every placeholder filled by `lookup`; a lone `{var.NAME}` keeps the variable's own type.
     pub fn fill(&self, lookup: &dyn Fn(&Name) -> Value) -> Value {
         if let [Part::Name(name)] = self.parts.as_slice() {
@@ -132,14 +155,45 @@ impl Template {
         for part in &self.parts {
             match part {
                 Part::Text(text) => out.push_str(text),
-                Part::Name(name) => match lookup(name) {
-                    Value::String(text) => out.push_str(&text),
-                    Value::Array(list) => out.push_str(&join(&list)),
-                    other => out.push_str(&other.to_string()),
-                },
+                Part::Name(name) => out.push_str(&in_text(&lookup(name))),
             }
         }
         Value::String(out)
+    }
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Var(var) => write!(f, "{{var.{var}}}"),
+            known => {
+                let word = NAMES.iter().find(|(_, name)| name == known).map_or("", |(word, _)| word);
+                write!(f, "{{{word}}}")
+            }
+        }
+    }
+}
+
+/// A text that, read as a template, is `text`.
+fn escape(text: &str) -> String {
+    text.replace('{', "{{")
+}
+
+/// A value whose texts, read as templates, are what they were.
+fn escaped(value: Value) -> Value {
+    match value {
+        Value::String(text) => Value::String(escape(&text)),
+        Value::Array(list) => Value::Array(list.into_iter().map(escaped).collect()),
+        other => other,
+    }
+}
+
+/// A value inside a longer text.
+fn in_text(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Array(list) => join(list),
+        other => other.to_string(),
     }
 }
 
@@ -206,14 +260,23 @@ impl Tree {
         }
     }
 
+    /// The tree with those placeholders filled that `lookup` knows: templates again, see [`Template::fill_some`].
+    pub fn fill_some(&self, lookup: &dyn Fn(&Name) -> Option<Value>) -> Value {
+        self.filled(&|template| template.fill_some(lookup))
+    }
+
     /// The tree with every placeholder filled.
     pub fn fill(&self, lookup: &dyn Fn(&Name) -> Value) -> Value {
+        self.filled(&|template| template.fill(lookup))
+    }
+
+    fn filled(&self, fill: &dyn Fn(&Template) -> Value) -> Value {
         match self {
-            Tree::Text(template) => template.fill(lookup),
+            Tree::Text(template) => fill(template),
             Tree::List(list) => {
                 let mut out = Vec::with_capacity(list.len());
                 for tree in list {
-                    match (tree, tree.fill(lookup)) {
+                    match (tree, tree.filled(fill)) {
                         (Tree::Text(_), Value::Array(items)) => out.extend(items),
                         (_, value) => out.push(value),
                     }
@@ -221,7 +284,7 @@ impl Tree {
                 Value::Array(out)
             }
             Tree::Map(map) => {
-                Value::Object(map.iter().map(|(k, v)| (k.clone(), v.fill(lookup))).collect::<Map<_, _>>())
+                Value::Object(map.iter().map(|(k, v)| (k.clone(), v.filled(fill))).collect::<Map<_, _>>())
             }
             Tree::Other(value) => value.clone(),
         }
@@ -251,6 +314,20 @@ mod tests {
         assert_eq!(fill("{var.limit}"), json!(7));
         assert_eq!(fill("{var.support}"), json!([1, 4]));
         assert_eq!(fill("{job}: {var.limit} of {var.support}"), json!("ratings: 7 of 1, 4"));
+    }
+
+    #[test]
+    fn what_is_filled_in_part_is_a_template_again() {
+        let some = |name: &Name| match name {
+            Name::Var(v) if v == "odd" => Some(json!("a {job} of braces")),
+            Name::Var(v) if v == "list" => Some(json!(["{x", "y"])),
+            _ => None,
+        };
+        let part = Template::parse("{{ {var.odd} {job} {window.label}", Place::Notice).unwrap().fill_some(&some);
+        assert_eq!(part, json!("{{ a {{job} of braces {job} {window.label}"));
+        let whole = Template::parse(part.as_str().unwrap(), Place::Notice).unwrap().fill(&lookup);
+        assert_eq!(whole, json!("{ a {job} of braces ratings ?"));
+        assert_eq!(Template::parse("{var.list}", Place::Notice).unwrap().fill_some(&some), json!(["{{x", "y"]));
     }
 
     #[test]

@@ -1,6 +1,4 @@
-//! Notices of a job file (`deliver:` and `alert:`): what is written, and the checks a file must pass before it is accepted.
-//!
-//! The parsed notices are kept on the job as they are; `delivery` will turn them into messages.
+//! Notices as they are written under `deliver:` and `alert:`: mirrors the YAML and nothing else.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -9,16 +7,14 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
 use serde::de::{Deserializer, MapAccess, Visitor};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use super::template::{Place, Template, Tree};
-use crate::yaml::{Finding, Free, Named, Path};
+use crate::yaml::{Free, Named};
 
 /// One entry of `deliver:` or `alert:`; exactly one of its kinds is set.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NoticeFile {
-    /// Which runs it is for: `schedule` (default), `manual`, `fill`.
+    /// Which runs it is for: `schedule`, `manual`, `fill`. Default: under `deliver` those of a schedule, under `alert` all.
     pub on: Option<Vec<TriggerWord>>,
     /// A mail.
     pub email: Option<EmailFile>,
@@ -150,7 +146,7 @@ impl JsonSchema for EmailFile {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct WebhookFile {
-    /// Where to.
+    /// Where to: `https://…`, or `env:NAME` or `file:PATH` when the URL is itself a secret.
     #[schemars(required)]
     pub url: Option<String>,
     /// Signing keys, `env:NAME` or `file:PATH`; two while rotating.
@@ -161,7 +157,7 @@ pub struct WebhookFile {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FileCopyFile {
-    /// A folder or object-store URL with placeholders.
+    /// Where the copy goes, with placeholders: a path, or `s3://bucket/key`.
     #[schemars(required)]
     pub url: Option<String>,
 }
@@ -174,8 +170,7 @@ pub struct BikTicketFile {
     /// `whatsapp`, `email` or `tasks`.
     #[schemars(required)]
     pub channel: Option<String>,
-    /// The customer the ticket is for.
-    #[schemars(required)]
+    /// The customer the ticket is for; default: `bikCustomerId` of the connection's BIK account.
     pub bikCustomerId: Option<String>,
     /// Labels.
     pub labelIds: Option<Vec<i64>>,
@@ -213,50 +208,11 @@ pub struct BikEventFile {
     /// Event name.
     #[schemars(required)]
     pub eventName: Option<String>,
-    /// Properties.
+    /// Properties: texts, numbers, booleans or maps.
+    #[schemars(required)]
     pub eventProperties: Option<Named<Free>>,
     /// ISO 8601; only with `isMigration`.
     pub createdAt: Option<String>,
     /// Route through the historical pipeline.
     pub isMigration: Option<bool>,
-}
-
-/// Checks one list of notices: exactly one kind an entry, placeholders known, variables among `vars` of every connection.
-pub fn check(list: &[NoticeFile], at: &Path, missing_var: &dyn Fn(&str) -> Option<String>, out: &mut Vec<Finding>) {
-    for (i, notice) in list.iter().enumerate() {
-        let at = at.index(i);
-        let kinds = [
-            ("email", notice.email.is_some()),
-            ("webhook", notice.webhook.is_some()),
-            ("file", notice.file.is_some()),
-            ("bik_ticket", notice.bik_ticket.is_some()),
-            ("bik_event", notice.bik_event.is_some()),
-        ];
-        if kinds.iter().filter(|(_, set)| *set).count() != 1 {
-            let words = kinds.map(|(word, _)| word).join(", ");
-            out.push(Finding::error(at.clone(), format!("a notice needs exactly one of {words}")));
-        }
-        if notice.email.as_ref().is_some_and(|mail| mail.to.as_ref().is_none_or(|to| to.0.is_empty())) {
-            out.push(Finding::error(at.key("email"), "email needs at least one address in 'to'"));
-        }
-        if let Some(event) = &notice.bik_event
-            && event.email.is_none()
-            && event.phoneNumber.is_none()
-        {
-            out.push(Finding::error(at.key("bik_event"), "bik_event needs email or phoneNumber"));
-        }
-        let Ok(value) = serde_json::to_value(notice) else { continue };
-        check_templates(&value, &at, missing_var, out);
-    }
-}
-
-/// Reports unknown placeholders and variables in every string of `value`. An address written alone (`email: x@y`) stands at
-/// the key itself, so its path is cut there by the locator.
-fn check_templates(value: &Value, at: &Path, missing_var: &dyn Fn(&str) -> Option<String>, out: &mut Vec<Finding>) {
-    let mut problems = Vec::new();
-    let tree = Tree::parse(value, Place::Notice, at, &mut |path, message| problems.push((path.clone(), message)));
-    tree.each_template(at, &mut |path, template: &Template| {
-        problems.extend(template.vars().filter_map(missing_var).map(|message| (path.clone(), message)));
-    });
-    out.extend(problems.into_iter().map(|(path, message)| Finding::error(path, message)));
 }

@@ -1,0 +1,138 @@
+//! Whom to tell and how: a notice of a job file, checked, its variables filled, as it is frozen with a run. Its other
+//! placeholders are filled when it is sent ([`super::about`]). Secrets are named, never held.
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use super::Kind;
+
+/// One notice.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Notice {
+    /// A mail.
+    Email(Email),
+    /// A signed POST.
+    Webhook(Webhook),
+    /// A copy of the artifact.
+    File(Landing),
+    /// The body of BIK's `createAndAssignTicket`, the vendor's field names.
+    BikTicket(Map<String, Value>),
+    /// The `event` of BIK's `events/sendEvent`, the vendor's field names.
+    BikEvent(Map<String, Value>),
+    /// A ping: `env:NAME` or `file:PATH` of its URL, which is a secret.
+    Heartbeat(String),
+}
+
+impl Notice {
+    /// How it goes out.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Notice::Email(_) => Kind::Email,
+            Notice::Webhook(_) => Kind::Webhook,
+            Notice::File(_) => Kind::File,
+            Notice::BikTicket(_) => Kind::BikTicket,
+            Notice::BikEvent(_) => Kind::BikEvent,
+            Notice::Heartbeat(_) => Kind::Heartbeat,
+        }
+    }
+
+    /// Where it goes, fit to be shown: no secret, no address beyond its first letter and its host.
+    pub fn target(&self) -> String {
+        let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
+        match self {
+            Notice::Email(email) => email.to.iter().map(|to| masked(to)).collect::<Vec<_>>().join(", "),
+            Notice::Webhook(webhook) => crate::vendor::account::redact_urls(&webhook.url),
+            Notice::File(landing) => landing.url.clone(),
+            Notice::BikTicket(ticket) => format!("BIK channel {}", text(ticket.get("channel"))),
+            Notice::BikEvent(event) => format!("BIK event {}", text(event.get("eventName"))),
+            Notice::Heartbeat(url) => url.clone(),
+        }
+    }
+}
+
+/// `a…@example.com` of an address, with or without a name.
+fn masked(address: &str) -> String {
+    let bare = address.rsplit_once('<').map_or(address, |(_, bare)| bare.trim_end_matches('>')).trim();
+    match bare.rsplit_once('@') {
+        Some((local, host)) => {
+            let first: String = local.chars().take(1).collect();
+            format!("{first}…@{host}")
+        }
+        None => "…".to_owned(),
+    }
+}
+
+/// A mail.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Email {
+    /// Recipients: all in one mail.
+    pub to: Vec<String>,
+    /// Subject; `None` = the cause in our words.
+    pub subject: Option<String>,
+    /// Attach the report, up to the size limit.
+    pub attach: bool,
+}
+
+/// A signed POST of the run's JSON.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Webhook {
+    /// `https://…`, or `env:NAME` or `file:PATH` of a URL that is a secret.
+    pub url: String,
+    /// `env:NAME` or `file:PATH` of each signing key; two while rotating.
+    pub keys: Vec<String>,
+}
+
+/// A copy of the artifact.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Landing {
+    /// Path, `file://` or `s3://` URL of the copy; a path is absolute by now.
+    pub url: String,
+}
+
+/// What a run tells and pings: frozen with it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Notices {
+    /// When its report came.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub deliver: Vec<Notice>,
+    /// When it needs a person.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub alert: Vec<Notice>,
+    /// `env:NAME` or `file:PATH` of the URL that is pinged when it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub heartbeat: Option<String>,
+}
+
+impl Notices {
+    /// Nobody is told anything.
+    pub fn is_empty(&self) -> bool {
+        self.deliver.is_empty() && self.alert.is_empty() && self.heartbeat.is_none()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_target_shows_neither_who_nor_a_secret() {
+        let email =
+            Email { to: vec!["Ops <ops@example.com>".into(), "b@x.example".into()], subject: None, attach: false };
+        assert_eq!(Notice::Email(email).target(), "o…@example.com, b…@x.example");
+        let webhook = Webhook { url: "https://hooks.example.com/T0/secret?x=y".into(), keys: vec![] };
+        assert_eq!(Notice::Webhook(webhook).target(), "https://hooks.example.com/***");
+    }
+
+    #[test]
+    fn what_is_frozen_comes_back() {
+        let notices = Notices {
+            deliver: vec![Notice::File(Landing { url: "/in/{window.label}".into() })],
+            alert: vec![Notice::BikEvent(Map::new())],
+            heartbeat: Some("env:PING".into()),
+        };
+        let text = serde_json::to_string(&notices).unwrap();
+        assert_eq!(serde_json::from_str::<Notices>(&text).unwrap(), notices);
+        assert_eq!(serde_json::to_string(&Notices::default()).unwrap(), "{}");
+    }
+}

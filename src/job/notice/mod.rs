@@ -1,0 +1,359 @@
+//! Notices of a job file: from what is written to what is frozen with a run, with every problem of it.
+//!
+//! A rule keeps its text as templates. Variables are filled when the connection is known; the other placeholders when the
+//! notice is sent. A rule that was compiled for a connection can be frozen for it: compile.rs has tried.
+
+pub mod file;
+
+use std::path::Path as FilePath;
+
+use serde_json::{Map, Value};
+
+use crate::connection::Connection;
+use crate::connection::secret::SecretRef;
+use crate::delivery::notice::{Email, Landing, Notice, Webhook};
+use crate::job::resolve::is_address;
+use crate::template::{Name, Place, Template, Tree};
+use crate::yaml::{Finding, Path, did_you_mean};
+use file::{BikEventFile, BikTicketFile, NoticeFile, TriggerWord};
+
+/// `channel` of a BIK ticket, and what each needs (vendor's page "Create and Assign Ticket"). The page's table has the words in
+/// upper case, its sample in lower case: either is taken, and sent as it is written.
+const CHANNELS: [(&str, &[&str]); 3] = [
+    ("WHATSAPP", &["brandPhoneNumber", "customerPhoneNumber"]),
+    ("EMAIL", &["brandEmail", "customerEmail"]),
+    ("TASKS", &["taskTitle"]),
+];
+
+/// `assignmentType` of a BIK ticket, and what each needs (same page).
+const ASSIGNMENTS: [(&str, &[&str]); 3] =
+    [("ALL_AGENTS", &[]), ("SPECIFIC_AGENT", &["agentMail"]), ("SPECIFIC_TEAM", &["teamId"])];
+
+/// Which list a notice stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum List {
+    /// A report came.
+    Deliver,
+    /// Something needs a person.
+    Alert,
+}
+
+impl List {
+    /// Its key.
+    pub fn key(self) -> &'static str {
+        match self {
+            List::Deliver => "deliver",
+            List::Alert => "alert",
+        }
+    }
+
+    fn on(self) -> Vec<TriggerWord> {
+        match self {
+            List::Deliver => vec![TriggerWord::Schedule],
+            List::Alert => vec![TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill],
+        }
+    }
+}
+
+/// One notice of a job: for which runs, and what, with variables still to fill.
+#[derive(Clone, Debug, PartialEq)]
+pub struct NoticeRule {
+    /// The runs it is for.
+    pub on: Vec<TriggerWord>,
+    tree: Tree,
+}
+
+/// Compiles a list. Its variables are not looked at: see [`check_for`].
+pub fn compile(
+    list: &[NoticeFile],
+    which: List,
+    at: &Path,
+    root: &FilePath,
+    out: &mut Vec<Finding>,
+) -> Vec<NoticeRule> {
+    let mut rules = Vec::new();
+    for (i, notice) in list.iter().enumerate() {
+        let at = at.index(i);
+        let before = out.len();
+        check_kinds(notice, which, &at, out);
+        let mut notice = notice.clone();
+        make_absolute(&mut notice, root, &at, out);
+        let Ok(value) = serde_json::to_value(&notice) else { continue };
+        let mut problems = Vec::new();
+        let tree = Tree::parse(&value, Place::Notice, &at, &mut |path, message| {
+            problems.push(Finding::error(path.clone(), message));
+        });
+        out.append(&mut problems);
+        if !out[before..].iter().any(|f| f.severity == crate::yaml::Severity::Error) {
+            rules.push(NoticeRule { on: notice.on.unwrap_or_else(|| which.on()), tree });
+        }
+    }
+    rules
+}
+
+/// Tells what keeps a rule from being frozen for this connection: unknown variables, values of a wrong kind, an account that
+/// is missing. `at` is where the rule stands, or what inherits it.
+pub fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mut Vec<Finding>) {
+    let mut unknown = Vec::new();
+    rule.tree.each_template(at, &mut |path, template: &Template| {
+        for var in template.vars().filter(|var| !connection.vars.contains_key(*var)) {
+            let known: Vec<&str> = connection.vars.keys().map(String::as_str).collect();
+            let guess =
+                did_you_mean(var, &known).map_or_else(String::new, |w| format!(", did you mean '{{var.{w}}}'?"));
+            let name = &connection.name;
+            let message = format!("unknown variable '{{var.{var}}}': connection {name} has no such var{guess}");
+            unknown.push(Finding::error(path.clone(), message));
+        }
+    });
+    if !unknown.is_empty() {
+        out.append(&mut unknown);
+        return;
+    }
+    match rule.freeze(connection) {
+        Err(message) => out.push(Finding::error(at.clone(), message)),
+        Ok(notice) => check_notice(&notice, connection, at, out),
+    }
+}
+
+impl NoticeRule {
+    /// The notice for a connection: its variables filled. The error says what a variable's value spoils.
+    pub fn freeze(&self, connection: &Connection) -> Result<Notice, String> {
+        let value = self.tree.fill_some(&|name| match name {
+            Name::Var(var) => Some(connection.vars.get(var).cloned().unwrap_or(Value::Null)),
+            _ => None,
+        });
+        let file: NoticeFile =
+            serde_json::from_value(value).map_err(|e| format!("a variable's value does not fit here: {e}"))?;
+        let notice = if let Some(email) = file.email {
+            let to = email.to.map(|to| to.0).unwrap_or_default();
+            Notice::Email(Email { to, subject: email.subject, attach: email.attach.unwrap_or(false) })
+        } else if let Some(webhook) = file.webhook {
+            Notice::Webhook(Webhook { url: webhook.url.unwrap_or_default(), keys: webhook.keys.unwrap_or_default() })
+        } else if let Some(copy) = file.file {
+            Notice::File(Landing { url: copy.url.unwrap_or_default() })
+        } else if let Some(ticket) = file.bik_ticket {
+            Notice::BikTicket(ticket_body(&ticket, connection))
+        } else {
+            Notice::BikEvent(object(&file.bik_event.unwrap_or_default()))
+        };
+        Ok(notice)
+    }
+}
+
+/// The set fields of a file's struct, by their names.
+fn object(file: &impl serde::Serialize) -> Map<String, Value> {
+    match serde_json::to_value(file) {
+        Ok(Value::Object(map)) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),
+        _ => Map::new(),
+    }
+}
+
+fn ticket_body(ticket: &BikTicketFile, connection: &Connection) -> Map<String, Value> {
+    let mut ticket = ticket.clone();
+    if ticket.bikCustomerId.is_none() {
+        ticket.bikCustomerId = connection.bik.as_ref().and_then(|bik| bik.customer_id.clone());
+    }
+    object(&ticket)
+}
+
+/// What does not depend on a connection.
+fn check_kinds(notice: &NoticeFile, which: List, at: &Path, out: &mut Vec<Finding>) {
+    let kinds = [
+        ("email", notice.email.is_some()),
+        ("webhook", notice.webhook.is_some()),
+        ("file", notice.file.is_some()),
+        ("bik_ticket", notice.bik_ticket.is_some()),
+        ("bik_event", notice.bik_event.is_some()),
+    ];
+    if kinds.iter().filter(|(_, set)| *set).count() != 1 {
+        let words = kinds.map(|(word, _)| word).join(", ");
+        out.push(Finding::error(at.clone(), format!("a notice needs exactly one of {words}")));
+    }
+    if notice.on.as_ref().is_some_and(Vec::is_empty) {
+        out.push(Finding::error(at.key("on"), "on is empty: name schedule, manual or fill, or leave the key out"));
+    }
+    if notice.email.as_ref().is_some_and(|mail| mail.to.as_ref().is_none_or(|to| to.0.is_empty())) {
+        out.push(Finding::error(at.key("email"), "email needs at least one address in 'to'"));
+    }
+    if notice.file.is_some() && which == List::Alert {
+        let message = "file copies a report, and there is none to an alert: put it under deliver";
+        out.push(Finding::error(at.key("file"), message).at_key());
+    }
+    if let Some(event) = &notice.bik_event {
+        check_event(event, &at.key("bik_event"), out);
+    }
+    if let Some(ticket) = &notice.bik_ticket {
+        check_ticket(ticket, &at.key("bik_ticket"), out);
+    }
+}
+
+fn check_ticket(ticket: &BikTicketFile, at: &Path, out: &mut Vec<Finding>) {
+    let fields = object(ticket);
+    let words = [
+        ("channel", ticket.channel.as_ref().map(|word| word.to_ascii_uppercase()), &CHANNELS),
+        ("assignmentType", ticket.assignmentType.clone(), &ASSIGNMENTS),
+    ];
+    for (key, word, table) in words {
+        let Some(word) = word else { continue };
+        let Some((_, needed)) = table.iter().find(|(known, _)| *known == word) else {
+            let known = table.map(|(known, _)| known);
+            let guess = did_you_mean(&word, &known).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
+            let message = format!("unknown {key} '{word}'{guess} (BIK's page has {})", known.join(", "));
+            out.push(Finding::error(at.key(key), message));
+            continue;
+        };
+        for field in needed.iter().filter(|field| !fields.contains_key(**field)) {
+            out.push(Finding::error(at.clone(), format!("{key} {word} needs '{field}'")));
+        }
+    }
+    if ticket.channel.is_none() {
+        out.push(Finding::error(at.clone(), "bik_ticket needs 'channel'"));
+    }
+    for (key, value) in fields.iter().filter(|(_, value)| value.as_str().is_some_and(|text| text.trim().is_empty())) {
+        out.push(Finding::error(at.key(key), format!("{key} is empty ({value})")));
+    }
+}
+
+fn check_event(event: &BikEventFile, at: &Path, out: &mut Vec<Finding>) {
+    let blank = |text: &Option<String>| text.as_ref().is_none_or(|text| text.trim().is_empty());
+    if blank(&event.email) && blank(&event.phoneNumber) {
+        out.push(Finding::error(at.clone(), "bik_event needs email or phoneNumber"));
+    }
+    if blank(&event.eventName) {
+        out.push(Finding::error(at.clone(), "bik_event needs 'eventName'"));
+    }
+    match &event.eventProperties {
+        None => out.push(Finding::error(at.clone(), "bik_event needs 'eventProperties' ({} for none)")),
+        Some(properties) => {
+            for (key, value) in &properties.0 {
+                if value.0.is_null() || value.0.is_array() {
+                    let message =
+                        format!("'{key}' is text, a number, true or false, or a map (BIK's page takes no list)");
+                    out.push(Finding::error(at.key("eventProperties").key(key), message));
+                }
+            }
+        }
+    }
+    match (&event.createdAt, event.isMigration) {
+        (Some(_), None | Some(false)) => out.push(Finding::error(
+            at.key("createdAt"),
+            "createdAt without isMigration: true is rejected later by BIK's data stream (its page): set both, or neither",
+        )),
+        (None, Some(true)) => out.push(Finding::warning(
+            at.key("isMigration"),
+            "isMigration without createdAt takes the time of ingestion; BIK's page says to set both together",
+        )),
+        _ => {}
+    }
+    if let Some(text) = &event.createdAt
+        && !text.contains('{')
+        && chrono::DateTime::parse_from_rfc3339(text).is_err()
+    {
+        out.push(Finding::error(at.key("createdAt"), "createdAt is an ISO 8601 instant, as 2026-11-15T00:00:00Z"));
+    }
+}
+
+/// Paths and secret files of a notice are relative to the config; past here they are absolute.
+fn make_absolute(notice: &mut NoticeFile, root: &FilePath, at: &Path, out: &mut Vec<Finding>) {
+    if let Some(webhook) = &mut notice.webhook {
+        let at = at.key("webhook");
+        match &mut webhook.url {
+            None => out.push(Finding::error(at.clone(), "webhook needs 'url'")),
+            Some(url) if url.starts_with("env:") || url.starts_with("file:") => {
+                secret(url, root, &at.key("url"), out);
+            }
+            Some(url) => {
+                let scheme = url.starts_with("https://") || url.starts_with("http://");
+                if !scheme || (!url.contains('{') && url::Url::parse(url).is_err()) {
+                    let message = "webhook.url is https://…, or env:NAME or file:PATH of such a URL";
+                    out.push(Finding::error(at.key("url"), message).secret());
+                }
+            }
+        }
+        match &mut webhook.keys {
+            Some(keys) if !keys.is_empty() => {
+                for (i, key) in keys.iter_mut().enumerate() {
+                    secret(key, root, &at.key("keys").index(i), out);
+                }
+            }
+            _ => out.push(Finding::error(at, "webhook needs 'keys': env:NAME or file:PATH of what signs it")),
+        }
+    }
+    if let Some(copy) = &mut notice.file {
+        let at = at.key("file");
+        match &mut copy.url {
+            Some(url) if !url.trim().is_empty() => {
+                if let Err(message) = landing(url, root) {
+                    out.push(Finding::error(at.key("url"), message));
+                }
+            }
+            _ => out.push(Finding::error(at, "file needs 'url': a path, or s3://bucket/key")),
+        }
+    }
+}
+
+/// Checks and completes the place of a copy.
+fn landing(url: &mut String, root: &FilePath) -> Result<(), String> {
+    if let Some(path) = url.strip_prefix("file://") {
+        *url = path.to_owned();
+    }
+    if let Some(rest) = url.strip_prefix("s3://") {
+        let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.is_empty() || bucket.contains('{') || key.is_empty() {
+            return Err("an object store's URL is s3://bucket/key, placeholders in the key only".into());
+        }
+        return Ok(());
+    }
+    if url.contains("://") {
+        return Err(format!("'{url}': this version copies to a path or to s3://bucket/key"));
+    }
+    *url = root.join(&*url).to_string_lossy().into_owned();
+    Ok(())
+}
+
+fn secret(text: &mut String, root: &FilePath, at: &Path, out: &mut Vec<Finding>) {
+    match SecretRef::parse(text, root) {
+        Ok(secret) => *text = secret.to_string(),
+        // The line itself may hold the secret, so it is not shown.
+        Err(message) => out.push(Finding::error(at.clone(), message.to_owned()).secret()),
+    }
+}
+
+/// What a notice for a connection must be, once its variables are filled.
+fn check_notice(notice: &Notice, connection: &Connection, at: &Path, out: &mut Vec<Finding>) {
+    match notice {
+        Notice::Email(email) => {
+            for address in email.to.iter().filter(|to| !to.contains('{') && !is_recipient(to)) {
+                let message = format!("'{address}' is not an e-mail address");
+                out.push(Finding::error(at.key("email").key("to"), message));
+            }
+        }
+        Notice::BikTicket(body) => {
+            if connection.bik.is_none() {
+                let message = format!("bik_ticket: connection {} has no bik account", connection.name);
+                out.push(Finding::error(at.key("bik_ticket"), message).at_key());
+            } else if !body.contains_key("bikCustomerId") {
+                let name = &connection.name;
+                let message =
+                    format!("bik_ticket needs 'bikCustomerId', here or in the bik account of connection {name}");
+                out.push(Finding::error(at.key("bik_ticket"), message));
+            }
+        }
+        Notice::BikEvent(_) if connection.bik.is_none() => {
+            let message = format!("bik_event: connection {} has no bik account", connection.name);
+            out.push(Finding::error(at.key("bik_event"), message).at_key());
+        }
+        Notice::BikEvent(_) | Notice::Webhook(_) | Notice::File(_) | Notice::Heartbeat(_) => {}
+    }
+}
+
+/// `ops@example.com` or `Ops <ops@example.com>`, on one line.
+fn is_recipient(text: &str) -> bool {
+    if text.chars().any(char::is_control) {
+        return false;
+    }
+    match text.strip_suffix('>').and_then(|text| text.split_once('<')) {
+        Some((_, address)) => is_address(address.trim()),
+        None => is_address(text.trim()),
+    }
+}
