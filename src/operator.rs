@@ -8,6 +8,7 @@ use thiserror::Error;
 use crate::artifact::sniff::Expect;
 use crate::artifact::{Finish, Label, SpoolError, Spooled};
 use crate::connection::Connection;
+use crate::job::notice::file::TriggerWord;
 use crate::job::resolve::{self, Mailing};
 use crate::job::{Job, Series};
 use crate::request::{FileType, OnUnknown, Request, Shape, Vendor};
@@ -107,7 +108,13 @@ pub async fn retry_fresh(
     })?;
     let frozen = serde_json::to_value(&request)
         .map_err(|e| OperatorError::Refused(format!("the request cannot be frozen: {e}")))?;
-    Ok(worker.store.retry_fresh(run, &frozen, &request.base_url, &secrets.account).await?)
+    let word = [TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill]
+        .into_iter()
+        .find(|word| word.as_str() == run.trigger.as_str());
+    let telling = word.map(|word| job.telling(connection).of(word)).unwrap_or_default();
+    let notices = crate::worker::open::frozen(&telling).map_err(OperatorError::Refused)?;
+    let store = &worker.store;
+    Ok(store.retry_fresh(run, &frozen, &request.base_url, &secrets.account, notices.as_ref()).await?)
 }
 
 /// The held run polls with the vendor's id that the operator found.

@@ -6,6 +6,9 @@ use chrono::{DateTime, TimeDelta, Utc};
 use chrono_tz::Tz;
 
 use crate::connection::Connection;
+use crate::delivery::notice::Notices;
+use crate::job::notice::Telling;
+use crate::job::notice::file::TriggerWord;
 use crate::job::resolve::{self, Mailing};
 use crate::job::{Job, Series};
 use crate::request::window::{Window, WindowRule};
@@ -34,8 +37,19 @@ pub struct Planned {
     pub early: bool,
     /// What it sends; `None` when it cannot be resolved.
     pub request: Option<Request>,
+    /// What its run tells whom.
+    pub telling: Telling,
     /// What a person should know.
     pub warnings: Vec<String>,
+}
+
+impl Planned {
+    /// What is frozen with its run when that is made by this trigger (`schedule`, `manual`, `fill`).
+    pub fn notices(&self, trigger: &str) -> Notices {
+        let words = [TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill];
+        let word = words.into_iter().find(|word| word.as_str() == trigger);
+        word.map(|word| self.telling.of(word)).unwrap_or_default()
+    }
 }
 
 /// Which window a run is for.
@@ -100,6 +114,7 @@ pub fn planned(
         provisional: by_rule,
         early,
         request,
+        telling: job.telling(connection),
         warnings,
     }
 }

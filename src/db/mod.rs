@@ -155,7 +155,7 @@ impl Db {
     /// Empties a rehearsal's database, which starts clean each time.
     pub async fn wipe(&self) -> Result<(), DbError> {
         let statements =
-            "TRUNCATE artifacts, revisions, run_events, remote_tasks, runs, fires, series_rules, series_pauses, series,
+            "TRUNCATE alert_members, alerts, delivery_runs, deliveries, artifacts, revisions, run_events, remote_tasks, runs, fires, series_rules, series_pauses, series,
                           connections, job_files, replicas RESTART IDENTITY;
              UPDATE job_set SET version = 0, applied_at = NULL, applied_by = NULL;
              UPDATE instance SET archive_id = NULL";

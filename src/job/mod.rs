@@ -25,12 +25,10 @@ use chrono::NaiveDate;
 use chrono_tz::Tz;
 
 use crate::connection::Connection;
-use crate::delivery::notice::Notices;
 use crate::request::Vendor;
 use crate::request::window::{Window, WindowRule};
 use ask::Ask;
-use notice::NoticeRule;
-use notice::file::TriggerWord;
+use notice::{NoticeRule, Telling};
 use policy::{PartialPolicy, Policy};
 use schedule::{Cron, Schedule};
 
@@ -122,19 +120,14 @@ impl Job {
         self.ask.vendor()
     }
 
-    /// What a run that was made by `trigger` tells, for one of the job's connections. Only a schedule's runs are pinged: a
-    /// run by hand says nothing about whether the schedule lives.
-    pub fn notices(&self, connection: &Connection, trigger: TriggerWord) -> Notices {
+    /// What its runs for one of its connections tell.
+    pub fn telling(&self, connection: &Connection) -> Telling {
         let of = |rules: &[NoticeRule]| {
-            let rules = rules.iter().filter(|rule| rule.on.contains(&trigger));
             // compile.rs has tried each for each connection.
-            rules.filter_map(|rule| rule.freeze(connection).ok()).collect()
+            let freeze = |rule: &NoticeRule| Some((rule.on.clone(), rule.freeze(connection).ok()?));
+            rules.iter().filter_map(freeze).collect()
         };
-        Notices {
-            deliver: of(&self.deliver),
-            alert: of(&self.alert),
-            heartbeat: self.heartbeat.clone().filter(|_| trigger == TriggerWord::Schedule),
-        }
+        Telling { deliver: of(&self.deliver), alert: of(&self.alert), heartbeat: self.heartbeat.clone() }
     }
 }
 

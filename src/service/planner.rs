@@ -23,6 +23,7 @@ use crate::run::store::firing::{Decided, DueSeries, Made, Settled};
 use crate::run::store::make::NewRun;
 use crate::run::store::serving::PulseRow;
 use crate::run::store::{RunStore, StoreError};
+use crate::worker::open::frozen;
 
 /// Most series that one transaction takes.
 const PAGE: i64 = 200;
@@ -205,6 +206,7 @@ fn new_run(
     rule: &Rule,
 ) -> Result<NewRun, String> {
     let plan = planned(job, series, connection, fire_at, Some(Covering::Window(*window)), Mailing::Job);
+    let notices = frozen(&plan.notices(Trigger::Schedule.as_str()))?;
     let request = plan.request.ok_or_else(|| plan.warnings.join("; "))?;
     let (_, account) = in_force
         .worker
@@ -229,6 +231,7 @@ fn new_run(
         base_url: request.base_url.clone(),
         request: serde_json::to_value(request).map_err(|e| format!("the request cannot be frozen: {e}"))?,
         account,
+        notices,
         again: job.refetch,
     })
 }

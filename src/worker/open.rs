@@ -3,11 +3,13 @@
 //! Also guards the bond between archive and database: one that lost the other (a restored backup, a forgotten variable)
 //! would fetch again what is held, and mail people again.
 
+use serde_json::Value;
 use thiserror::Error;
 
 use super::Worker;
 use crate::archive::{ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
+use crate::delivery::notice::Notices;
 use crate::plan::Planned;
 use crate::run::store::StoreError;
 use crate::run::store::make::{NewRun, Opened};
@@ -71,6 +73,14 @@ pub enum Opening {
     Attached(Box<Run>),
 }
 
+/// Notices as they are kept with a run; `None` = it tells nobody.
+pub fn frozen(notices: &Notices) -> Result<Option<Value>, String> {
+    if notices.is_empty() {
+        return Ok(None);
+    }
+    serde_json::to_value(notices).map(Some).map_err(|e| format!("the notices cannot be frozen: {e}"))
+}
+
 impl Worker {
     /// Makes sure that archive and database know each other; bonds them when both are new.
     pub async fn check_bond(&self) -> Result<(), OpenError> {
@@ -131,7 +141,7 @@ impl Worker {
             vendor,
             source,
         })?;
-        let frozen = serde_json::to_value(request)
+        let request_json = serde_json::to_value(request)
             .map_err(|e| OpenError::Nothing(format!("the request cannot be frozen: {e}")))?;
         let new = NewRun {
             job: planned.job.clone(),
@@ -145,9 +155,10 @@ impl Worker {
             provisional,
             fire_at: planned.fire_at,
             not_before: None,
-            request: frozen,
+            request: request_json,
             base_url: request.base_url.clone(),
             account: secrets.account.clone(),
+            notices: frozen(&planned.notices(trigger.as_str())).map_err(OpenError::Nothing)?,
             again,
         };
         Ok(match self.store.open(&new).await? {

@@ -51,6 +51,7 @@ pub fn new_run(day: u32) -> NewRun {
         not_before: None,
         request: json!({}),
         base_url: HERE.into(),
+        notices: None,
         account: "a".into(),
     }
 }

@@ -40,6 +40,17 @@ pub enum TriggerWord {
     Fill,
 }
 
+impl TriggerWord {
+    /// The word.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            TriggerWord::Schedule => "schedule",
+            TriggerWord::Manual => "manual",
+            TriggerWord::Fill => "fill",
+        }
+    }
+}
+
 /// One or several addresses.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]

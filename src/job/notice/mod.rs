@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::connection::Connection;
 use crate::connection::secret::SecretRef;
-use crate::delivery::notice::{Email, Landing, Notice, Webhook};
+use crate::delivery::notice::{Email, Landing, Notice, Notices, Webhook};
 use crate::job::resolve::is_address;
 use crate::template::{Name, Place, Template, Tree};
 use crate::yaml::{Finding, Path, did_you_mean};
@@ -61,6 +61,32 @@ pub struct NoticeRule {
     /// The runs it is for.
     pub on: Vec<TriggerWord>,
     tree: Tree,
+}
+
+/// What the runs of one series tell, each notice with the runs it is for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Telling {
+    /// When a report came.
+    pub deliver: Vec<(Vec<TriggerWord>, Notice)>,
+    /// When something needs a person.
+    pub alert: Vec<(Vec<TriggerWord>, Notice)>,
+    /// `env:NAME` or `file:PATH` of the URL that is pinged.
+    pub heartbeat: Option<String>,
+}
+
+impl Telling {
+    /// What a run tells that was made by this trigger. Only a schedule's runs are pinged: a run by hand says nothing about
+    /// whether the schedule lives.
+    pub fn of(&self, trigger: TriggerWord) -> Notices {
+        let of = |list: &[(Vec<TriggerWord>, Notice)]| {
+            list.iter().filter(|(on, _)| on.contains(&trigger)).map(|(_, notice)| notice.clone()).collect()
+        };
+        Notices {
+            deliver: of(&self.deliver),
+            alert: of(&self.alert),
+            heartbeat: self.heartbeat.clone().filter(|_| trigger == TriggerWord::Schedule),
+        }
+    }
 }
 
 /// Compiles a list. Its variables are not looked at: see [`check_for`].

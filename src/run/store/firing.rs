@@ -187,15 +187,15 @@ impl Firing<'_> {
         let text = |get: fn(&NewRun) -> &str| wanted.iter().map(|w| get(w.run).to_owned()).collect::<Vec<String>>();
         let made: Vec<Uuid> = sqlx::query_scalar(
             "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
-                               window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at)
+                               window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at, notices)
              SELECT id, series_id, job, connection, vendor, trigger, 'queued', window_start, window_end,
                     window_zone, window_label, provisional, fire_at, request, base_url, account,
-                    GREATEST(reportd_now(), not_before)
+                    GREATEST(reportd_now(), not_before), notices
              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                          $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::timestamptz[], $13::json[],
-                         $14::text[], $15::text[], $16::timestamptz[], $17::bool[])
+                         $14::text[], $15::text[], $16::timestamptz[], $17::bool[], $18::json[])
                  AS w (id, series_id, job, connection, vendor, trigger, window_start, window_end, window_zone, window_label,
-                       provisional, fire_at, request, base_url, account, not_before, again)
+                       provisional, fire_at, request, base_url, account, not_before, again, notices)
              WHERE again OR NOT window_is_held(series_id, window_start, window_end, provisional)
              ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
              RETURNING id",
@@ -217,6 +217,7 @@ impl Firing<'_> {
         .bind(text(|r| &r.account))
         .bind(wanted.iter().map(|w| w.run.not_before).collect::<Vec<_>>())
         .bind(wanted.iter().map(|w| w.run.again).collect::<Vec<_>>())
+        .bind(wanted.iter().map(|w| w.run.notices.clone().map(Json)).collect::<Vec<_>>())
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing(what))?;

@@ -39,6 +39,8 @@ pub struct NewRun {
     pub base_url: String,
     /// Account fingerprint it may be worked with.
     pub account: String,
+    /// Whom it tells; `None` = nobody.
+    pub notices: Option<Value>,
     /// Made although the archive holds the window.
     pub again: bool,
 }
@@ -102,9 +104,10 @@ impl RunStore {
         sqlx::query_as(
             "WITH made AS (
                  INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
-                                   window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at)
+                                   window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at,
+                                   notices)
                  VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $12, $13::json, $14, $15,
-                         GREATEST(reportd_now(), $16))
+                         GREATEST(reportd_now(), $16), $18::json)
                  ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
                  RETURNING *
              ), told AS (
@@ -130,6 +133,7 @@ impl RunStore {
         .bind(&new.account)
         .bind(new.not_before)
         .bind(&self.who.0)
+        .bind(new.notices.as_ref().map(Value::to_string))
         .fetch_optional(&mut **tx)
         .await
         .map_err(doing("make a run"))

@@ -6,9 +6,11 @@
 //! - Time is `reportd_now()`, never the process's clock.
 //! - No transaction spans a network call.
 
+pub mod alert;
 pub mod attention;
 pub mod calendar;
 pub mod claim;
+pub mod delivery;
 pub mod firing;
 pub mod job_set;
 pub mod ledger;

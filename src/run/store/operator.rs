@@ -27,7 +27,7 @@ impl RunStore {
     pub async fn cancel(&self, run: &Run) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = 'cancelled', finished_at = reportd_now(), lease_token = NULL, lease_until = NULL,
+                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL, lease_until = NULL,
                      failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
@@ -86,7 +86,7 @@ impl RunStore {
     pub async fn retry_ticket(&self, run: &Run, attempt: Uuid) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = 'waiting', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
+                 UPDATE runs SET state = 'waiting', noticed = NULL, finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                      errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
                      last_poll_at = NULL, attempt_id = task.attempt_id, ticket = task.ticket, ticketed_at = task.created_at,
                      base_url = task.base_url, account = task.account,
@@ -111,7 +111,7 @@ impl RunStore {
     pub async fn retry_doubt(&self, run: &Run, message: &str) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = 'held', finished_at = NULL, failure_class = $4, failure = left($5, 4000), claims = 0,
+                 UPDATE runs SET state = 'held', noticed = NULL, finished_at = NULL, failure_class = $4, failure = left($5, 4000), claims = 0,
                      errors = 0, errors_since = NULL, note = NULL, ticket = NULL,
                      attempt_id = (SELECT attempt_id FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown')
                                    ORDER BY intended_at DESC LIMIT 1)
@@ -137,12 +137,14 @@ impl RunStore {
         request: &Value,
         base_url: &str,
         account: &str,
+        notices: Option<&Value>,
     ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = 'queued', finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
+                 UPDATE runs SET state = 'queued', noticed = NULL, finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                      errors = 0, errors_since = NULL, polled_s = 0, polls = 0, ticket = NULL, attempt_id = NULL,
-                     revision = NULL, next_step_at = reportd_now(), note = NULL, request = $4::json, base_url = $5, account = $6
+                     revision = NULL, next_step_at = reportd_now(), note = NULL, request = $4::json, base_url = $5, account = $6,
+                     notices = $7::json
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail)
@@ -154,6 +156,7 @@ impl RunStore {
         .bind(request.to_string())
         .bind(base_url)
         .bind(account)
+        .bind(notices.map(Value::to_string))
         .execute(&self.pool)
         .await
         .map_err(|e| live_twin(e, "retry a run"))?;
@@ -188,7 +191,7 @@ impl RunStore {
         }
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = 'waiting', ticket = $3, failure_class = NULL, failure = NULL, claims = 0, errors = 0,
+                 UPDATE runs SET state = 'waiting', noticed = NULL, ticket = $3, failure_class = NULL, failure = NULL, claims = 0, errors = 0,
                      errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), ticketed_at = reportd_now(),
                      last_poll_at = NULL, revision = COALESCE(revision, next_revision(series_id, window_label))
                  WHERE id = $1 AND state = ANY ($2) RETURNING id
@@ -237,7 +240,7 @@ impl RunStore {
     ) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = $3, failure_class = $4, failure = CASE WHEN $4 IS NULL THEN NULL ELSE $5 END,
+                 UPDATE runs SET state = $3, noticed = NULL, failure_class = $4, failure = CASE WHEN $4 IS NULL THEN NULL ELSE $5 END,
                      finished_at = CASE WHEN $3 = 'failed' THEN reportd_now() END, next_step_at = reportd_now(), claims = 0,
                      errors = 0, errors_since = NULL
                  WHERE id = $1 AND state = ANY ($2) RETURNING id

@@ -94,7 +94,7 @@ impl RunStore {
                  UPDATE runs SET state = 'waiting', ticket = $2, next_step_at = reportd_now() + make_interval(secs => $3),
                      lease_token = NULL, lease_until = NULL, claims = 0, polls = 0, polled_s = 0, errors = 0,
                      errors_since = NULL, note = $6, blocked = false, failure_class = NULL, failure = NULL,
-                     ticketed_at = reportd_now(), last_poll_at = NULL,
+                     ticketed_at = reportd_now(), last_poll_at = NULL, noticed = NULL,
                      revision = COALESCE(revision, next_revision(series_id, window_label))
                  WHERE attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
                  RETURNING id

@@ -128,17 +128,12 @@ impl RunStore {
 
     /// The run whose id starts with `prefix`, dashes or not; more than one is refused.
     pub async fn by_prefix(&self, prefix: &str) -> Result<Run, StoreError> {
-        let digits: String = prefix.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
-        if digits.is_empty() || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        let Some((first, last)) = ids_from(prefix) else {
             return Err(StoreError::Refused(format!("'{prefix}' is not the start of a run's id")));
-        }
-        let bound = |fill: char| {
-            let text: String = digits.chars().chain(std::iter::repeat(fill)).take(32).collect();
-            Uuid::try_parse(&text).unwrap_or_default()
         };
         let found: Vec<Run> = sqlx::query_as("SELECT * FROM runs WHERE id BETWEEN $1 AND $2 ORDER BY id LIMIT 2")
-            .bind(bound('0'))
-            .bind(bound('f'))
+            .bind(first)
+            .bind(last)
             .fetch_all(&self.pool)
             .await
             .map_err(doing("look up a run"))?;
@@ -200,4 +195,17 @@ impl RunStore {
         .await
         .map_err(doing("list the breakers"))
     }
+}
+
+/// The first and the last id that begin with these hex digits, dashes aside: a range that a primary key serves.
+pub(super) fn ids_from(prefix: &str) -> Option<(Uuid, Uuid)> {
+    let digits: String = prefix.chars().filter(|c| *c != '-').collect::<String>().to_ascii_lowercase();
+    if digits.is_empty() || digits.len() > 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    let bound = |fill: char| {
+        let text: String = digits.chars().chain(std::iter::repeat(fill)).take(32).collect();
+        Uuid::try_parse(&text).ok()
+    };
+    bound('0').zip(bound('f'))
 }

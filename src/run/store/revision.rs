@@ -200,7 +200,7 @@ impl RunStore {
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let moved = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = $3, revision = $4, finished_at = reportd_now(), lease_token = NULL,
+                 UPDATE runs SET state = $3, noticed = NULL, revision = $4, finished_at = reportd_now(), lease_token = NULL,
                      lease_until = NULL, claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false,
                      failure_class = NULL, failure = NULL
                  WHERE id = $1 AND ($2::uuid IS NULL OR lease_token = $2) AND state = ANY ($5)
