@@ -13,10 +13,12 @@ use crate::connection::environment::Environment;
 use crate::db::{Db, DbError, Migration};
 use crate::job::load::Jobs;
 use crate::job::{self, Job, Series};
+use crate::delivery::outside::Outside;
 use crate::run::Who;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::{self, Loaded, Settings};
 use crate::vendor::http::Http;
+use crate::worker::deliver::Post;
 use crate::worker::lease::Leases;
 use crate::worker::{Accounts, Worker};
 use crate::yaml::{Problem, Severity};
@@ -242,6 +244,7 @@ impl App {
             },
             http: Http::new().map_err(StartError::Http)?,
             accounts: Accounts::new(settings, &instance.salt),
+            post: Post::new(settings, Outside::new().map_err(StartError::Http)?),
             leases: Leases::default(),
             clock,
             store,

@@ -11,6 +11,7 @@ use clap::Args;
 use futures_util::StreamExt;
 use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
 
 use super::progress::Board;
 use super::text::size;
@@ -22,6 +23,7 @@ use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::{State, Trigger};
 use crate::view::RunView;
 use crate::worker::drive::Driven;
+use crate::worker::herald;
 use crate::worker::open::Opening;
 use crate::worker::step::short;
 use crate::yaml::parse_duration;
@@ -61,6 +63,28 @@ pub(super) struct Carrying {
     pub(super) again: bool,
     /// When to stop waiting.
     pub(super) until: Option<Instant>,
+}
+
+/// How long a command waits for the notices of its runs.
+const NOTICES: Duration = Duration::from_secs(20);
+
+/// Tells of the runs that ended, and sends that. What is left goes on with `serve`.
+pub(super) async fn deliver(app: &App, outcomes: &[Outcome]) -> Result<(), Failure> {
+    let ended = |outcome: &&Outcome| !outcome.was_held && matches!(outcome.exit, Exit::Done | Exit::Failed | Exit::Held);
+    let runs: Vec<Uuid> =
+        outcomes.iter().filter(ended).filter_map(|outcome| outcome.view.run_id.parse().ok()).collect();
+    if runs.is_empty() {
+        return Ok(());
+    }
+    let also = herald::tell_now(&app.worker.store, &runs).await?;
+    let left = app.worker.deliver_of(&runs, &also, Instant::now() + NOTICES).await?;
+    if left > 0 {
+        note(&format!(
+            "reportd: {} still to be sent: `reportd deliveries` says why; `reportd serve` goes on with it",
+            super::coverage::words::counted(usize::try_from(left).unwrap_or(0), "notice")
+        ));
+    }
+    Ok(())
 }
 
 /// What became of one window.

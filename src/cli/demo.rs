@@ -15,6 +15,7 @@ use super::progress::Board;
 use super::text::size;
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, ArchiveUse, Files};
+use crate::job::notice::Telling;
 use crate::job::resolve::Mailing;
 use crate::plan::{Planned, planned};
 use crate::rehearsal::Rehearsal;
@@ -79,7 +80,9 @@ async fn demo(cx: &Cx, rehearsal: &Rehearsal, jobs: &std::path::Path) -> Result<
             .map(|(job, series, connection)| {
                 // A job by hand has no window of its own; yesterday is as good as any.
                 let covering = job.window.is_none().then_some(crate::plan::Covering::Rule(WindowRule::Yesterday));
-                planned(job, series, connection, now, covering, Mailing::Job)
+                let fire = planned(job, series, connection, now, covering, Mailing::Job);
+                // A rehearsal tells nobody of what never happened.
+                Planned { telling: Telling::default(), ..fire }
             })
             .collect();
         let (outcomes, exits) = run_all(&app, &fires).await;

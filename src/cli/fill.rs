@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use clap::Args;
 use uuid::Uuid;
 
-use super::carry::{Carrying, Waiting, carry_all, mails, refuse_mail, report, worst};
+use super::carry::{Carrying, Waiting, carry_all, deliver, mails, refuse_mail, report, worst};
 use super::coverage::{Dates, note_clipped, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
@@ -107,15 +107,19 @@ impl Fill {
         fires.extend(attached);
         let carrying = Carrying { trigger: Trigger::Fill, again: false, until: self.waiting.until() };
         let mut exits = Vec::new();
+        let mut outcomes = Vec::new();
         for result in carry_all(app, &fires, carrying).await {
             exits.push(match result {
                 Ok(outcome) => {
                     report(cx, app, &outcome);
-                    outcome.exit
+                    let exit = outcome.exit;
+                    outcomes.push(outcome);
+                    exit
                 }
                 Err(failure) => failure.complain(),
             });
         }
+        deliver(app, &outcomes).await?;
         Ok(worst(&exits))
     }
 

@@ -8,6 +8,7 @@ mod archive;
 mod carry;
 mod connections;
 mod coverage;
+mod delivery;
 mod demo;
 mod desk;
 mod fill;
@@ -115,6 +116,10 @@ enum Command {
     Pause(pause::Pause),
     /// Let a paused job fire again
     Resume(pause::Resume),
+    /// The newest deliveries: what was told whom
+    Deliveries(delivery::Deliveries),
+    /// Send a delivery again, or end it
+    Delivery(delivery::DeliveryCommand),
     /// Check the archive, or rebuild the database's knowledge of it
     Archive(archive::ArchiveCommand),
     /// Accounts and their breakers
@@ -375,6 +380,8 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Why(args) => args.run(cx).await,
         Command::Pause(args) => args.run(cx).await,
         Command::Resume(args) => args.run(cx).await,
+        Command::Deliveries(args) => args.run(cx).await,
+        Command::Delivery(args) => args.run(cx).await,
         Command::Archive(args) => args.run(cx).await,
         Command::Connections(args) => args.run(cx).await,
         Command::Migrate(args) => args.run(cx).await,

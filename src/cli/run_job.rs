@@ -4,12 +4,13 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::carry::{Carrying, Waiting, carry_all, refuse_mail, report, worst};
+use super::carry::{Carrying, Waiting, carry_all, deliver, refuse_mail, report, worst};
 use super::text;
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
 use crate::archive::verify::hash_file;
 use crate::connection::Connection;
+use crate::job::notice::Telling;
 use crate::job::resolve::Mailing;
 use crate::job::{Job, Series};
 use crate::plan::{Covering, Planned, planned};
@@ -46,7 +47,7 @@ pub(super) struct RunJob {
     /// Let BIK mail the job's own addresses
     #[arg(long)]
     mail: bool,
-    /// Make no notices (this version makes none)
+    /// Tell nobody: no mail, webhook, copy, ticket or event is made for these runs
     #[arg(long)]
     no_deliver: bool,
     /// Rehearse against simulated vendors, apart from the real archive and database
@@ -72,7 +73,11 @@ impl RunJob {
         } else {
             None
         };
-        let fires = self.fires(cx, &files)?;
+        let mut fires = self.fires(cx, &files)?;
+        if self.no_deliver || self.sandbox {
+            // A rehearsal tells nobody of what never happened.
+            fires.iter_mut().for_each(|fire| fire.telling = Telling::default());
+        }
         if !(self.mail || self.sandbox || self.dry_run) {
             refuse_mail(&files, &fires)?;
         }
@@ -147,20 +152,26 @@ impl RunJob {
         app.worker.archive.check_usable().await?;
         let carrying = Carrying { trigger: Trigger::Manual, again: self.again, until: self.waiting.until() };
         let mut exits = Vec::new();
+        let mut outcomes = Vec::new();
         for result in carry_all(app, fires, carrying).await {
             exits.push(match result {
                 Ok(outcome) => {
                     report(cx, app, &outcome);
-                    match (&self.out, state_of(&outcome.view)) {
+                    let exit = match (&self.out, state_of(&outcome.view)) {
                         (Some(folder), State::Archived | State::Empty) => match copy_out(app, folder, &outcome.view) {
                             Ok(()) => outcome.exit,
                             Err(failure) => failure.complain(),
                         },
                         _ => outcome.exit,
-                    }
+                    };
+                    outcomes.push(outcome);
+                    exit
                 }
                 Err(failure) => failure.complain(),
             });
+        }
+        if !self.no_deliver {
+            deliver(app, &outcomes).await?;
         }
         Ok(worst(&exits))
     }

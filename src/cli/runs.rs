@@ -115,7 +115,8 @@ impl Show {
         let files = files_of(app, &run).await?;
         let tasks = store.tasks(run.id).await?;
         let events = store.events(run.id).await?;
-        let view = ShowView::of(&run, &files, &tasks, &events);
+        let deliveries = store.deliveries_of(run.id).await?;
+        let view = ShowView::of(&run, &files, &tasks, &events, &deliveries);
         if cx.json() {
             say_json(&view);
             return Ok(Exit::Done);
@@ -149,6 +150,9 @@ impl Show {
                 file.sha256,
                 marks.join(" ")
             ));
+        }
+        for delivery in &view.deliveries {
+            say(&format!("notice    {}  {}", &delivery.delivery_id[..8], super::delivery::line(delivery)));
         }
         for event in &view.events {
             say(&format!("{}  {:<10} {}  [{}]", event.at, event.kind, event.detail, event.who));

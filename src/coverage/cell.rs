@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::wanted::Wanted;
-use crate::job::Waiver;
+use crate::request::waiver::Waiver;
 use crate::request::window::Window;
 use crate::run;
 use crate::run::store::calendar::{HeldRow, UnfiredRow, WindowRun};

@@ -17,9 +17,9 @@ pub enum Notice {
     /// A copy of the artifact.
     File(Landing),
     /// The body of BIK's `createAndAssignTicket`, the vendor's field names.
-    BikTicket(Map<String, Value>),
+    BikTicket(BikNotice),
     /// The `event` of BIK's `events/sendEvent`, the vendor's field names.
-    BikEvent(Map<String, Value>),
+    BikEvent(BikNotice),
     /// A ping: `env:NAME` or `file:PATH` of its URL, which is a secret.
     Heartbeat(String),
 }
@@ -44,8 +44,8 @@ impl Notice {
             Notice::Email(email) => email.to.iter().map(|to| masked(to)).collect::<Vec<_>>().join(", "),
             Notice::Webhook(webhook) => crate::vendor::account::redact_urls(&webhook.url),
             Notice::File(landing) => landing.url.clone(),
-            Notice::BikTicket(ticket) => format!("BIK channel {}", text(ticket.get("channel"))),
-            Notice::BikEvent(event) => format!("BIK event {}", text(event.get("eventName"))),
+            Notice::BikTicket(ticket) => format!("BIK channel {}", text(ticket.body.get("channel"))),
+            Notice::BikEvent(event) => format!("BIK event {}", text(event.body.get("eventName"))),
             Notice::Heartbeat(url) => url.clone(),
         }
     }
@@ -90,6 +90,15 @@ pub struct Landing {
     pub url: String,
 }
 
+/// A create at BIK, the vendor's field names.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BikNotice {
+    /// Base URL it may be sent to: what a rehearsal made never reaches the real vendor.
+    pub base_url: String,
+    /// The body, or the event in it.
+    pub body: Map<String, Value>,
+}
+
 /// What a run tells and pings: frozen with it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Notices {
@@ -128,7 +137,7 @@ mod tests {
     fn what_is_frozen_comes_back() {
         let notices = Notices {
             deliver: vec![Notice::File(Landing { url: "/in/{window.label}".into() })],
-            alert: vec![Notice::BikEvent(Map::new())],
+            alert: vec![Notice::BikEvent(BikNotice { base_url: "http://x".into(), body: Map::new() })],
             heartbeat: Some("env:PING".into()),
         };
         let text = serde_json::to_string(&notices).unwrap();

@@ -26,7 +26,8 @@ use chrono_tz::Tz;
 
 use crate::connection::Connection;
 use crate::request::Vendor;
-use crate::request::window::{Window, WindowRule};
+use crate::request::waiver::Waiver;
+use crate::request::window::WindowRule;
 use ask::Ask;
 use notice::{NoticeRule, Telling};
 use policy::{PartialPolicy, Policy};
@@ -58,25 +59,6 @@ pub struct Retain {
     pub revisions: Option<u32>,
     /// Age at which run events may be pruned.
     pub events: Option<Duration>,
-}
-
-/// A gap that will stay.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Waiver {
-    /// First local date.
-    pub from: NaiveDate,
-    /// Last local date, included.
-    pub to: NaiveDate,
-    /// Why.
-    pub reason: String,
-}
-
-impl Waiver {
-    /// Whether the window will stay a gap: all its local dates lie within.
-    pub fn covers(&self, window: &Window) -> bool {
-        let (first, last) = window.local_dates();
-        self.from <= first && last <= self.to
-    }
 }
 
 /// What one job file says.

@@ -8,6 +8,7 @@
 pub mod bik;
 pub mod jaicp;
 pub mod livechat;
+pub mod waiver;
 pub mod window;
 
 use std::collections::BTreeMap;

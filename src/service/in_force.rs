@@ -13,6 +13,7 @@ use crate::run::store::permit::Permit;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
+use crate::worker::deliver::Post;
 use crate::worker::{Accounts, Worker};
 use crate::yaml::Severity;
 
@@ -53,6 +54,7 @@ impl InForce {
                 }
                 // New accounts read their secrets anew.
                 worker.accounts = Accounts::new(&settings, &store.instance().await?.salt);
+                worker.post = Post::new(&settings, worker.post.outside.clone());
                 settings
             }
             None => self.settings.clone(),

@@ -4,6 +4,7 @@
 //! pulse.rs     a beat each second, by tokio-cron-scheduler, with a watchdog beside it
 //! planner.rs   a beat -> due instants -> the ledger and runs
 //! workers.rs   claim what is due -> one step each
+//! notices.rs   tell of runs, send what is due
 //! turn.rs      one turn of the loop between them
 //! reload.rs    config and job files -> what is new
 //! in_force.rs  the set in force, compiled against this process's settings
@@ -21,6 +22,7 @@ pub mod pulse;
 pub mod reload;
 pub mod surface;
 pub mod systemd;
+mod notices;
 mod turn;
 pub mod workers;
 
@@ -102,10 +104,11 @@ pub async fn serve(
     let (news, mut loads) = mpsc::channel(1);
     // None of these ends before it is told to; one that does must not go unnoticed.
     let mut beside = JoinSet::new();
-    let (files, hints, left_over) = (
+    let (files, hints, left_over, notices) = (
         watcher.watch(news, reload, stop.clone()),
         workers.clone().hear(service.store.clone()),
         workers.clone().sweep(),
+        notices::run(service.in_force.subscribe(), stop.clone()),
     );
     beside.spawn(async move {
         files.await;
@@ -119,7 +122,16 @@ pub async fn serve(
         left_over.await;
         "the sweep of left-over deletions"
     });
-    let mut steps = tokio::spawn(workers.run());
+    // These two are waited for when the service stops.
+    let mut working = JoinSet::new();
+    working.spawn(async move {
+        workers.run().await;
+        "the workers' loop"
+    });
+    working.spawn(async move {
+        notices.await;
+        "the loop that tells and delivers"
+    });
     let mut pulse = Pulse::start();
     let mut due: Option<Instant> = Some(Instant::now());
     let mut ready = false;
@@ -134,7 +146,7 @@ pub async fn serve(
         };
         tokio::select! {
             () = stop.cancelled() => break None,
-            _ = &mut steps => break Some("the workers' loop"),
+            Some(ended) = working.join_next() => break Some(ended.unwrap_or("a loop that works")),
             Some(ended) = beside.join_next() => break Some(ended.unwrap_or("a loop beside the planner")),
             Some(loaded) = loads.recv() => waiting = Some(loaded),
             _ = pulse.beat() => {}
@@ -155,10 +167,10 @@ pub async fn serve(
     if let Some(died) = died.filter(|_| !stop.is_cancelled()) {
         stop.cancel();
         tracing::error!("{died} ended by itself; the service stops");
-        service.end(&mut steps, pulse).await;
+        service.end(&mut working, pulse).await;
         return Err(ServeError::Died(died));
     }
-    service.end(&mut steps, pulse).await;
+    service.end(&mut working, pulse).await;
     tracing::info!("stopped");
     Ok(())
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -18,6 +18,7 @@ use super::pulse::Pulse;
 use super::reload::Loaded;
 use super::workers::Workers;
 use super::{Options, PATIENCE, Watchdog, systemd};
+use crate::delivery::heartbeat::{Beat, Heart};
 use crate::job_set::{self, ApplyError};
 use crate::run::store::serving::{PulseRow, Replica};
 use crate::run::store::{RunStore, StoreError};
@@ -31,6 +32,9 @@ const LONG: Duration = Duration::from_secs(30);
 
 /// Between two renewals of this process's row.
 const BEAT: Duration = Duration::from_secs(10);
+
+/// Between two pings of an outside watcher: healthchecks.io takes five a minute (its page on rate limiting).
+const PING: Duration = Duration::from_secs(20);
 
 /// Between two looks whether a refused secret was changed.
 const SECRETS: Duration = Duration::from_secs(60);
@@ -46,6 +50,9 @@ pub(super) struct Service {
     pub(super) workers: Workers,
     pub(super) health: Health,
     beaten: Option<Instant>,
+    /// Tells an outside watcher that schedules are fired.
+    heart: Heart,
+    pinged: Option<Instant>,
     /// `None` = to be done at the next beat.
     looked_at_secrets: Option<Instant>,
     said: Option<String>,
@@ -67,6 +74,7 @@ impl Service {
         stop: CancellationToken,
     ) -> Service {
         let store = worker.store.on_own_connection();
+        let heart = Heart::start(worker.post.outside.clone());
         let (in_force, seen) = watch::channel(Arc::new(InForce::nothing(settings, worker)));
         Service {
             replica: Replica { id: Uuid::new_v4(), follows: options.follow },
@@ -74,7 +82,9 @@ impl Service {
             store,
             in_force,
             planner: Planner::default(),
-            workers: Workers::new(seen, stop),
+            workers: Workers::new(seen, stop, heart.clone()),
+            heart,
+            pinged: None,
             health,
             beaten: None,
             looked_at_secrets: None,
@@ -99,21 +109,20 @@ impl Service {
     }
 
     /// Stops claiming, waits for the steps under way, and takes this process's row away.
-    pub(super) async fn end(&mut self, steps: &mut JoinHandle<()>, pulse: Pulse) {
+    pub(super) async fn end(&mut self, working: &mut JoinSet<&'static str>, pulse: Pulse) {
         self.health.draining();
         systemd::stopping().await;
         tracing::info!("stopping: nothing more is claimed; calls under way are finished");
         pulse.stop();
         let mut watchdog = Watchdog::default();
-        while !steps.is_finished() {
+        while !working.is_empty() {
             self.health.turned();
             watchdog.say(&self.health).await;
             tokio::select! {
-                ended = &mut *steps => {
-                    if ended.is_err() {
-                        tracing::error!("the workers ended badly");
+                Some(ended) = working.join_next() => {
+                    if let Err(error) = ended {
+                        tracing::error!(%error, "a loop ended badly");
                     }
-                    break;
                 }
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
@@ -160,6 +169,7 @@ impl Service {
         if trouble.is_none() {
             self.health.passed(row.now);
         }
+        self.ping(trouble.as_deref());
         self.beat(trouble.is_none(), complaint.as_deref()).await;
         self.look_at_secrets().await;
         if more {
@@ -237,6 +247,30 @@ impl Service {
     pub(super) async fn sign_on(&mut self) {
         self.beat(false, None).await;
         self.beaten = None;
+    }
+
+    /// Pings the watcher now and then: this pass reached the database. One that does not is told by its silence.
+    fn ping(&mut self, trouble: Option<&str>) {
+        if self.pinged.is_some_and(|at| at.elapsed() < PING) {
+            return;
+        }
+        let in_force = self.in_force.borrow();
+        let Some(url) = &in_force.settings.heartbeat else { return };
+        let url = url.read(&|name| in_force.settings.environment.get(name));
+        let (beat, words) = match trouble {
+            Some(trouble) => (Beat::Fail, trouble),
+            None => (Beat::Success, ""),
+        };
+        match url {
+            Ok(url) => {
+                if self.pinged.is_none() {
+                    self.heart.beat(url.clone(), Beat::Start, Some(self.replica.id), "");
+                }
+                self.heart.beat(url, beat, Some(self.replica.id), words);
+            }
+            Err(error) => tracing::warn!(error = %Chain(&error), "the heartbeat's URL cannot be read"),
+        }
+        self.pinged = Some(Instant::now());
     }
 
     /// Renews this process's row now and then.

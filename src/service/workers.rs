@@ -18,9 +18,11 @@ use uuid::Uuid;
 use super::PATIENCE;
 use super::in_force::InForce;
 use crate::request::Vendor;
+use crate::delivery::heartbeat::{Beat, Heart};
 use crate::run::store::claim::Claimed;
 use crate::run::store::serving::Claimant;
 use crate::run::store::{RunStore, StoreError};
+use crate::run::{Run, State, Trigger};
 use crate::telemetry::Chain;
 use crate::worker::Worker;
 use crate::worker::lease::Leases;
@@ -67,6 +69,8 @@ pub struct Workers {
     tracker: TaskTracker,
     /// Nothing is claimed: what came could not be kept.
     held: Arc<AtomicBool>,
+    /// Tells a job's outside watcher that its run began.
+    heart: Heart,
 }
 
 /// One step's place and its lease: given back when the step ends, however it does. A lease that outlived a step that panicked
@@ -93,7 +97,7 @@ impl Drop for Place {
 
 impl Workers {
     /// Workers that take their accounts from `in_force`.
-    pub fn new(in_force: watch::Receiver<Arc<InForce>>, stop: CancellationToken) -> Workers {
+    pub fn new(in_force: watch::Receiver<Arc<InForce>>, stop: CancellationToken, heart: Heart) -> Workers {
         Workers {
             in_force,
             wake: Arc::new(Notify::new()),
@@ -102,6 +106,7 @@ impl Workers {
             running: Arc::default(),
             tracker: TaskTracker::new(),
             held: Arc::default(),
+            heart,
         }
     }
 
@@ -245,12 +250,25 @@ impl Workers {
         accounts.into_iter().filter_map(claimant).collect()
     }
 
+    /// The first claim of a schedule's run tells its job's watcher that it began; its end is told by a delivery.
+    fn tell_of_start(&self, worker: &Worker, run: &Run) {
+        if run.trigger != Trigger::Schedule || run.state != State::Queued || run.attempt_id.is_some() {
+            return;
+        }
+        let in_force = self.in_force.borrow();
+        let Some(url) = in_force.jobs.get(&run.job).and_then(|job| job.heartbeat.as_ref()) else { return };
+        if let Ok(url) = worker.post.secret(url) {
+            self.heart.beat(url, Beat::Start, Some(run.id), "");
+        }
+    }
+
     fn start(&self, worker: &Worker, claimed: Claimed) {
         let Ok(step) = Arc::clone(&self.steps).try_acquire_owned() else {
             // Only this loop takes permits, and it asked for no more than there were.
             worker.leases.drop(claimed.lease.token);
             return;
         };
+        self.tell_of_start(worker, &claimed.run);
         let vendor = claimed.run.vendor.parse().unwrap_or(Vendor::Bik);
         let account = (claimed.run.connection.clone(), vendor);
         *self.running.lock().unwrap_or_else(PoisonError::into_inner).entry(account.clone()).or_default() += 1;

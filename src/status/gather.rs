@@ -54,6 +54,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         held: store.held_runs().await?,
         failed: store.failed_windows().await?,
         late: store.late_windows(&seconds).await?,
+        deliveries: store.deliveries_in_trouble().await?,
         undecided: undecided(store, jobs, &late_after, now).await?,
         broken,
         declared,

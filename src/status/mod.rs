@@ -4,12 +4,14 @@
 //! gather.rs   rows, files, secrets, archive -> Facts; the only part that waits for anything
 //! place.rs    what is wrong with the place: archive, processes, secrets, files
 //! runs.rs     what is wrong with runs: breakers, held, blocked, failed, late
+//! notices.rs  what is wrong with deliveries
 //! ```
 //!
 //! A run is told under one cause, the one whose end lets it go on: what waits for a breaker is not `blocked`, and what failed
 //! or is held is not `late` as well. What a person has decided (paused, waived, given up, cancelled, a job taken out) needs nobody.
 
 pub mod gather;
+mod notices;
 mod place;
 mod runs;
 
@@ -20,9 +22,11 @@ use chrono::{DateTime, Utc};
 use chrono_tz::Tz;
 use uuid::Uuid;
 
-use crate::job::{Waiver, series_name};
+use crate::job::series_name;
+use crate::request::waiver::Waiver;
 use crate::request::window::Window;
 use crate::run::store::attention::{FailedRow, HeldRow, LateRow, LiveRow, OpenBreakerRow, ReplicaRow, WindowOf};
+use crate::run::store::delivery::DeliveryRow;
 use crate::run::store::ledger::SeriesRow;
 
 /// Why a person is needed, in the order in which it is told: what stops everything first.
@@ -44,6 +48,8 @@ pub enum Cause {
     Failed,
     /// Windows that are not held so long after their fire.
     Late,
+    /// Notices that did not go out.
+    Delivery,
     /// A file has errors.
     BrokenFile,
     /// Files and the set in force differ.
@@ -52,7 +58,7 @@ pub enum Cause {
 
 impl Cause {
     /// Every cause, in order.
-    pub const ALL: [Cause; 10] = [
+    pub const ALL: [Cause; 11] = [
         Cause::ArchiveMismatch,
         Cause::NotServing,
         Cause::Breaker,
@@ -61,6 +67,7 @@ impl Cause {
         Cause::Blocked,
         Cause::Failed,
         Cause::Late,
+        Cause::Delivery,
         Cause::BrokenFile,
         Cause::Drift,
     ];
@@ -76,6 +83,7 @@ impl Cause {
             Cause::Blocked => "blocked",
             Cause::Failed => "failed",
             Cause::Late => "late",
+            Cause::Delivery => "delivery",
             Cause::BrokenFile => "broken_file",
             Cause::Drift => "drift",
         }
@@ -92,6 +100,7 @@ impl Cause {
             Cause::Blocked => "runs wait for something that only you can change",
             Cause::Failed => "reports that did not come",
             Cause::Late => "reports that are later than late_after allows",
+            Cause::Delivery => "notices that did not go out",
             Cause::BrokenFile => "files with errors",
             Cause::Drift => "job files that differ from the set in force",
         }
@@ -263,6 +272,8 @@ pub struct Facts {
     pub failed: Vec<FailedRow>,
     /// Windows that are late, by the ledger.
     pub late: Vec<LateRow>,
+    /// Deliveries that went wrong.
+    pub deliveries: Vec<DeliveryRow>,
     /// Windows that are late, and not yet in the ledger.
     pub undecided: Vec<Undecided>,
 }
@@ -323,6 +334,7 @@ fn is_waived(waivers: &[Waiver], window: Option<&Window>) -> bool {
 pub fn items(facts: &Facts) -> Vec<Item> {
     let mut items = place::items(facts);
     items.extend(runs::items(facts));
+    items.extend(notices::items(facts));
     // Within a cause the order is that of the facts.
     items.sort_by_key(|item| item.cause);
     items

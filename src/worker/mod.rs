@@ -8,12 +8,16 @@
 //! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
+//! herald.rs   runs that ended, breakers, lateness -> deliveries
+//! deliver.rs  deliveries -> mail servers, vendors, folders
 //! sweep.rs    deletions at the vendor that were left over
 //! rebuild.rs  manifests -> rows, for `archive rebuild`
 //! ```
 
 pub mod commit;
+pub mod deliver;
 pub mod drive;
+pub mod herald;
 mod hand;
 pub mod lease;
 pub mod open;
@@ -33,6 +37,7 @@ use crate::run::store::RunStore;
 use crate::settings::Settings;
 use crate::vendor::account::Account;
 use crate::vendor::http::Http;
+use deliver::Post;
 use lease::Leases;
 
 /// The accounts of all connections.
@@ -80,6 +85,8 @@ pub struct Worker {
     pub http: Http,
     /// Accounts.
     pub accounts: Accounts,
+    /// What deliveries are sent with.
+    pub post: Post,
     /// The process's clock.
     pub clock: Clock,
     /// The leases of this process.

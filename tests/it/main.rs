@@ -31,11 +31,15 @@ mod livechat;
 #[cfg(test)]
 mod matrix;
 #[cfg(test)]
+mod notices;
+#[cfg(test)]
 mod outage;
 #[cfg(test)]
 mod promises;
 #[cfg(test)]
 mod readme;
+#[cfg(test)]
+mod receiver;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use crate::connection::Connection;
 use crate::connection::secret::SecretRef;
-use crate::delivery::notice::{Email, Landing, Notice, Notices, Webhook};
+use crate::delivery::notice::{BikNotice, Email, Landing, Notice, Notices, Webhook};
 use crate::job::resolve::is_address;
 use crate::template::{Name, Place, Template, Tree};
 use crate::yaml::{Finding, Path, did_you_mean};
@@ -158,9 +158,9 @@ impl NoticeRule {
         } else if let Some(copy) = file.file {
             Notice::File(Landing { url: copy.url.unwrap_or_default() })
         } else if let Some(ticket) = file.bik_ticket {
-            Notice::BikTicket(ticket_body(&ticket, connection))
+            Notice::BikTicket(bik(connection, ticket_body(&ticket, connection)))
         } else {
-            Notice::BikEvent(object(&file.bik_event.unwrap_or_default()))
+            Notice::BikEvent(bik(connection, object(&file.bik_event.unwrap_or_default())))
         };
         Ok(notice)
     }
@@ -172,6 +172,12 @@ fn object(file: &impl serde::Serialize) -> Map<String, Value> {
         Ok(Value::Object(map)) => map.into_iter().filter(|(_, value)| !value.is_null()).collect(),
         _ => Map::new(),
     }
+}
+
+fn bik(connection: &Connection, body: Map<String, Value>) -> BikNotice {
+    // A connection without an account is told by check_notice.
+    let base_url = connection.bik.as_ref().map(|bik| bik.endpoint.base_url.clone()).unwrap_or_default();
+    BikNotice { base_url, body }
 }
 
 fn ticket_body(ticket: &BikTicketFile, connection: &Connection) -> Map<String, Value> {
@@ -354,11 +360,11 @@ fn check_notice(notice: &Notice, connection: &Connection, at: &Path, out: &mut V
                 out.push(Finding::error(at.key("email").key("to"), message));
             }
         }
-        Notice::BikTicket(body) => {
+        Notice::BikTicket(ticket) => {
             if connection.bik.is_none() {
                 let message = format!("bik_ticket: connection {} has no bik account", connection.name);
                 out.push(Finding::error(at.key("bik_ticket"), message).at_key());
-            } else if !body.contains_key("bikCustomerId") {
+            } else if !ticket.body.contains_key("bikCustomerId") {
                 let name = &connection.name;
                 let message =
                     format!("bik_ticket needs 'bikCustomerId', here or in the bik account of connection {name}");

@@ -55,6 +55,8 @@ pub struct OpenAlert {
     pub told_at: Option<DateTime<Utc>>,
     /// The database's present instant.
     pub now: DateTime<Utc>,
+    /// When a member joined last that no delivery told of.
+    pub joined_at: Option<DateTime<Utc>>,
     /// Members that no delivery told of.
     pub untold: i64,
     /// One of those is of a series that no delivery told of.
@@ -189,6 +191,7 @@ impl RunStore {
     pub async fn open_alerts(&self, hurry: &[Uuid]) -> Result<Vec<OpenAlert>, StoreError> {
         sqlx::query_as(
             "SELECT a.id, a.opened_at, a.told_at, reportd_now() AS now,
+                    max(m.joined_at) FILTER (WHERE m.told_by IS NULL) AS joined_at,
                     count(*) FILTER (WHERE m.told_by IS NULL) AS untold,
                     COALESCE(bool_or(m.told_by IS NULL AND NOT EXISTS (
                         SELECT 1 FROM alert_members t WHERE t.alert_id = a.id AND t.told_by IS NOT NULL
@@ -204,20 +207,21 @@ impl RunStore {
         .map_err(doing("list the open alerts"))
     }
 
-    /// Makes the delivery that tells of an alert's untold members, unless another process was faster. `make` makes it.
+    /// Makes the delivery that tells of an alert's untold members, unless another process was faster. `make` makes it. Returns
+    /// its id.
     pub async fn tell_alert(
         &self,
         alert: Uuid,
         most: i64,
         make: impl Fn(&AlertFacts) -> Option<NewDelivery> + Send,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Uuid>, StoreError> {
         let what = "tell of an alert";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let Some(facts) = facts(&mut tx, alert, "told_by IS NULL", most).await? else { return Ok(()) };
+        let Some(facts) = facts(&mut tx, alert, "told_by IS NULL", most).await? else { return Ok(None) };
         if facts.count == 0 {
-            return Ok(());
+            return Ok(None);
         }
-        let Some(delivery) = make(&facts) else { return Ok(()) };
+        let Some(delivery) = make(&facts) else { return Ok(None) };
         RunStore::make_deliveries(&mut tx, std::slice::from_ref(&delivery)).await?;
         sqlx::query("UPDATE alert_members SET told_by = $2 WHERE alert_id = $1 AND told_by IS NULL")
             .bind(alert)
@@ -232,7 +236,7 @@ impl RunStore {
             .map_err(doing(what))?;
         tx.commit().await.map_err(doing(what))?;
         crate::crash::point("alert-told");
-        Ok(())
+        Ok(Some(delivery.id))
     }
 
     /// Closes an alert whose members are all told of and out of trouble. `make` makes the notice of recovery, if there is one.
@@ -241,10 +245,10 @@ impl RunStore {
         alert: Uuid,
         most: i64,
         make: impl Fn(&AlertFacts) -> Option<NewDelivery> + Send,
-    ) -> Result<(), StoreError> {
+    ) -> Result<Option<Uuid>, StoreError> {
         let what = "close an alert";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let Some(facts) = facts(&mut tx, alert, "true", most).await? else { return Ok(()) };
+        let Some(facts) = facts(&mut tx, alert, "true", most).await? else { return Ok(None) };
         let open: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM alert_members WHERE alert_id = $1 AND (settled_at IS NULL OR told_by IS NULL))",
         )
@@ -253,10 +257,11 @@ impl RunStore {
         .await
         .map_err(doing(what))?;
         if open {
-            return Ok(());
+            return Ok(None);
         }
-        if let Some(delivery) = make(&facts) {
-            RunStore::make_deliveries(&mut tx, std::slice::from_ref(&delivery)).await?;
+        let delivery = make(&facts);
+        if let Some(delivery) = &delivery {
+            RunStore::make_deliveries(&mut tx, std::slice::from_ref(delivery)).await?;
         }
         sqlx::query("UPDATE alerts SET closed_at = GREATEST(opened_at, reportd_now()) WHERE id = $1")
             .bind(alert)
@@ -265,7 +270,7 @@ impl RunStore {
             .map_err(doing(what))?;
         tx.commit().await.map_err(doing(what))?;
         crate::crash::point("alert-closed");
-        Ok(())
+        Ok(delivery.map(|delivery| delivery.id))
     }
 
     /// Windows of these series that are not held so long after their fire, of fires at most `back` older than that. What was

@@ -159,12 +159,12 @@ impl RunStore {
         Ok(())
     }
 
-    /// Claims deliveries that are due: of each kind at most so many, `only` those about these runs if that is given. One whose
+    /// Claims deliveries that are due: of each kind at most so many, `only` those about these runs and these if that is given. One whose
     /// lease ended and that may not be repeated is held instead; returns those claimed, and how many were held.
     pub async fn claim_deliveries(
         &self,
         most: &[(&'static str, i64)],
-        only: Option<&[Uuid]>,
+        only: Option<(&[Uuid], &[Uuid])>,
     ) -> Result<(Vec<DeliveryRow>, u64), StoreError> {
         let what = "claim deliveries";
         // A worker died while it sent a create: in a statement of its own, so that the claim below cannot take it.
@@ -183,7 +183,8 @@ impl RunStore {
                      SELECT id FROM deliveries
                      WHERE kind = k.kind AND next_try_at <= reportd_now()
                          AND (state = 'pending' OR (state = 'sending' AND kind NOT IN ('bik_ticket', 'bik_event')))
-                         AND ($3::uuid[] IS NULL OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($3)))
+                         AND ($3::uuid[] IS NULL OR id = ANY ($5)
+                              OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($3)))
                      ORDER BY next_try_at LIMIT k.most FOR NO KEY UPDATE SKIP LOCKED
                  ) d
              )
@@ -194,12 +195,28 @@ impl RunStore {
         )
         .bind(most.iter().map(|(kind, _)| *kind).collect::<Vec<_>>())
         .bind(most.iter().map(|(_, most)| *most).collect::<Vec<_>>())
-        .bind(only)
+        .bind(only.map(|(runs, _)| runs))
         .bind(LEASE.as_secs_f64())
+        .bind(only.map(|(_, also)| also))
         .fetch_all(&self.pool)
         .await
         .map_err(doing(what))?;
         Ok((rows, held))
+    }
+
+    /// Claims one delivery, if it is due and nobody has it.
+    pub async fn claim_delivery(&self, id: Uuid) -> Result<Option<DeliveryRow>, StoreError> {
+        sqlx::query_as(
+            "UPDATE deliveries SET state = 'sending', lease_token = gen_random_uuid(), tries = tries + 1,
+                 tried_since = COALESCE(tried_since, reportd_now()),
+                 next_try_at = reportd_now() + make_interval(secs => $2)
+             WHERE id = $1 AND state = 'pending' AND next_try_at <= reportd_now() RETURNING *",
+        )
+        .bind(id)
+        .bind(LEASE.as_secs_f64())
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("claim a delivery"))
     }
 
     /// Holds a claim for one more lease time.
@@ -301,13 +318,15 @@ impl RunStore {
         .map_err(doing("list the deliveries of a run"))
     }
 
-    /// How many deliveries about these runs are still to be sent.
-    pub async fn deliveries_open(&self, runs: &[Uuid]) -> Result<i64, StoreError> {
+    /// How many of these deliveries, and of those about these runs, are still to be sent.
+    pub async fn deliveries_open(&self, runs: &[Uuid], also: &[Uuid]) -> Result<i64, StoreError> {
         sqlx::query_scalar(
-            "SELECT count(DISTINCT id) FROM deliveries JOIN delivery_runs ON delivery_id = id
-             WHERE run_id = ANY ($1) AND state IN ('pending', 'sending')",
+            "SELECT count(*) FROM deliveries
+             WHERE state IN ('pending', 'sending')
+                 AND (id = ANY ($2) OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($1)))",
         )
         .bind(runs)
+        .bind(also)
         .fetch_one(&self.pool)
         .await
         .map_err(doing("count the deliveries that are still to be sent"))

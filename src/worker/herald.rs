@@ -1,0 +1,436 @@
+//! Makes deliveries: of runs that ended or wait for a person, of breakers that opened, of windows that are late, and of all
+//! of these when they work again. Sends nothing.
+//!
+//! What a run tells was frozen with it. Trouble is gathered: an alert is what one target is told of one cause at one vendor.
+//! It is told once it has been quiet for a few seconds, so fifty windows of one outage make one notice; what joins it later
+//! is told with the next one, an hour later when it is another series, a day later otherwise. When all of it is over, one
+//! notice of recovery closes it.
+
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use chrono_tz::Tz;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use uuid::Uuid;
+
+use crate::delivery::about::{About, AboutFailure, AboutWindow, MOST, Member};
+use crate::delivery::notice::{Notice, Notices};
+use crate::delivery::{Cause, Kind};
+use crate::request::waiver::Waiver;
+use crate::request::window::Window;
+use crate::run::store::alert::{AlertFacts, Joining, LateFire, News, OpenAlert, Telling};
+use crate::run::store::attention::OpenBreakerRow;
+use crate::run::store::delivery::{NewDelivery, Untold};
+use crate::run::store::{RunStore, StoreError};
+use crate::run::{FailureClass, Run, State};
+use crate::yaml::show_duration;
+
+/// Runs that one transaction tells of.
+const PAGE: i64 = 100;
+
+/// An alert is told when nothing has joined it for so long, or at the latest so long after it was opened.
+const QUIET: TimeDelta = TimeDelta::seconds(5);
+const GATHERED: TimeDelta = TimeDelta::seconds(60);
+
+/// When an alert that was told is told again: another series joined it, or only more windows of the same.
+const ANOTHER_SERIES: TimeDelta = TimeDelta::hours(1);
+const MORE_WINDOWS: TimeDelta = TimeDelta::hours(24);
+
+/// Between two looks for late windows, and how far each looks back: far at the start and now and then, since an instant may be
+/// decided long after it was due.
+const LATE: Duration = Duration::from_secs(15);
+const LATE_FAR: Duration = Duration::from_secs(600);
+const BACK: Duration = Duration::from_secs(3600);
+const FAR_BACK: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// One series, as far as others than its runs tell of it.
+#[derive(Clone, Debug)]
+pub struct Listener {
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
+    /// Vendor word.
+    pub vendor: &'static str,
+    /// Zone of its windows.
+    pub zone: Tz,
+    /// Whom its trouble is told.
+    pub alert: Vec<Notice>,
+    /// A window not held so long after its fire is late.
+    pub late_after: Option<Duration>,
+    /// Its gaps that will stay.
+    pub waivers: Vec<Waiver>,
+}
+
+/// Makes deliveries; one for each process that serves.
+#[derive(Debug, Default)]
+pub struct Herald {
+    late: Option<Instant>,
+    late_far: Option<Instant>,
+}
+
+impl Herald {
+    /// One look at everything there is to tell. `news` says what that may be.
+    pub async fn pass(&mut self, store: &RunStore, listeners: &[Listener], news: News) -> Result<(), StoreError> {
+        if news.untold {
+            tell_of_runs(store, None).await?;
+        }
+        if news.breakers {
+            breakers(store, listeners).await?;
+        }
+        let late = self.late(store, listeners).await?;
+        if news.alerts || news.untold || news.breakers || late {
+            alerts(store, &[]).await?;
+        }
+        Ok(())
+    }
+
+    /// Looks for late windows now and then; returns whether there were any.
+    async fn late(&mut self, store: &RunStore, listeners: &[Listener]) -> Result<bool, StoreError> {
+        let over = |at: Option<Instant>, every: Duration| at.is_none_or(|at| at.elapsed() >= every);
+        if !over(self.late, LATE) {
+            return Ok(false);
+        }
+        let far = over(self.late_far, LATE_FAR);
+        let found = late(store, listeners, if far { FAR_BACK } else { BACK }).await?;
+        self.late = Some(Instant::now());
+        if far {
+            self.late_far = self.late;
+        }
+        Ok(found)
+    }
+}
+
+/// Tells of these runs, and of alerts that they joined without waiting for more: whoever made them waits for it. Returns the
+/// deliveries that alerts made, which may be about other runs.
+pub async fn tell_now(store: &RunStore, runs: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    tell_of_runs(store, Some(runs)).await?;
+    alerts(store, runs).await
+}
+
+async fn tell_of_runs(store: &RunStore, only: Option<&[Uuid]>) -> Result<(), StoreError> {
+    while store.tell_of_runs(only, PAGE, telling).await? == usize::try_from(PAGE).unwrap_or(0) {}
+    Ok(())
+}
+
+/// What a run that ended, or is held, tells whom.
+fn telling(untold: &Untold) -> Telling {
+    let run = &untold.run;
+    let notices: Notices = match serde_json::from_value(untold.notices.0.clone()) {
+        Ok(notices) => notices,
+        Err(error) => {
+            tracing::error!(run.id = %run.id, "the run's notices cannot be read, and nobody is told of it: {error}");
+            return Telling::default();
+        }
+    };
+    let cause = match run.state {
+        State::Archived => Cause::Archived,
+        State::Empty => Cause::Empty,
+        State::Held => Cause::Held,
+        _ => Cause::Failed,
+    };
+    let member = member(run, untold.now);
+    let one = |notice: &Notice| delivery(notice, About { cause, after: None, members: vec![member.clone()], more: 0 });
+    let mut told = Telling::default();
+    if cause.is_success() {
+        told.deliveries.extend(notices.deliver.iter().map(one));
+    } else if run.failure_class.as_deref() != Some(FailureClass::GivenUp.as_str()) {
+        // What a person has given up needs nobody.
+        told.joining.extend(notices.alert.iter().map(|notice| joining(cause, notice, run, &member)));
+    }
+    if let Some(url) = notices.heartbeat.filter(|_| cause != Cause::Held) {
+        told.deliveries.push(one(&Notice::Heartbeat(url)));
+    }
+    told
+}
+
+fn member(run: &Run, now: DateTime<Utc>) -> Member {
+    let failure = run.failure_class.clone().map(|class| AboutFailure {
+        class,
+        message: run.failure.clone().unwrap_or_default(),
+    });
+    Member {
+        job: Some(run.job.clone()),
+        connection: run.connection.clone(),
+        vendor: run.vendor.clone(),
+        run_id: Some(run.id),
+        window: Some(AboutWindow {
+            start: run.window_start,
+            end: run.window_end,
+            zone: run.window_zone.parse().unwrap_or(Tz::UTC),
+            label: run.window_label.clone(),
+        }),
+        failure,
+        at: run.finished_at.unwrap_or(now),
+    }
+}
+
+fn joining(cause: Cause, notice: &Notice, run: &Run, member: &Member) -> Joining {
+    // A run that an operator restarts may fail again, and that is news.
+    let time = match run.finished_at {
+        Some(at) => at.timestamp_micros().to_string(),
+        None => run.attempt_id.map(|id| id.to_string()).unwrap_or_default(),
+    };
+    Joining {
+        key: key(cause, notice, &run.vendor, &run.connection),
+        cause: cause.as_str(),
+        notice: json(notice),
+        subject: format!("{} {} {time}", run.id, cause.as_str()),
+        series: Some(run.series_id),
+        window: Some((run.window_start, run.window_end)),
+        at: member.at,
+        about: json(member),
+    }
+}
+
+/// What belongs together: one target, one cause, one vendor. A BIK create goes through one connection's account.
+fn key(cause: Cause, notice: &Notice, vendor: &str, connection: &str) -> String {
+    let account = matches!(notice.kind(), Kind::BikTicket | Kind::BikEvent).then_some(connection);
+    let parts = json!([cause.as_str(), vendor, account, notice]);
+    hex::encode(Sha256::digest(parts.to_string().as_bytes()))
+}
+
+fn json(value: &impl serde::Serialize) -> Value {
+    serde_json::to_value(value).unwrap_or_default()
+}
+
+fn delivery(notice: &Notice, about: About) -> NewDelivery {
+    let first = about.members.first();
+    NewDelivery {
+        id: Uuid::new_v4(),
+        kind: notice.kind().as_str(),
+        cause: about.cause.as_str(),
+        job: first.and_then(|member| member.job.clone()),
+        connection: first.map(|member| member.connection.clone()).unwrap_or_default(),
+        runs: about.members.iter().filter_map(|member| member.run_id).collect(),
+        notice: json(notice),
+        about: json(&about),
+    }
+}
+
+/// Breakers that opened by themselves, told to all whose runs now wait.
+async fn breakers(store: &RunStore, listeners: &[Listener]) -> Result<(), StoreError> {
+    let open = store.breakers_that_are_open().await?;
+    let mut found = Vec::new();
+    for breaker in open.iter().filter(|breaker| !breaker.by_hand) {
+        let affected = listeners.iter().filter(|l| l.connection == breaker.connection && l.vendor == breaker.vendor);
+        for notice in affected.flat_map(|listener| &listener.alert) {
+            let joining = breaker_joining(breaker, notice);
+            if !found.iter().any(|other: &Joining| other.key == joining.key && other.subject == joining.subject) {
+                found.push(joining);
+            }
+        }
+    }
+    join_new(store, found).await.map(|_| ())
+}
+
+fn breaker_joining(breaker: &OpenBreakerRow, notice: &Notice) -> Joining {
+    let member = Member {
+        job: None,
+        connection: breaker.connection.clone(),
+        vendor: breaker.vendor.clone(),
+        run_id: None,
+        window: None,
+        failure: Some(AboutFailure { class: "breaker".into(), message: breaker.reason.clone() }),
+        at: breaker.since,
+    };
+    Joining {
+        key: key(Cause::Breaker, notice, &breaker.vendor, &breaker.connection),
+        cause: Cause::Breaker.as_str(),
+        notice: json(notice),
+        subject: format!("{} {} {}", breaker.connection, breaker.vendor, breaker.since.timestamp_micros()),
+        series: None,
+        window: None,
+        at: breaker.since,
+        about: json(&member),
+    }
+}
+
+/// Windows that became late; returns whether there were any.
+async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
+    let asks = |listener: &Listener| {
+        let after = listener.late_after.filter(|_| !listener.alert.is_empty())?;
+        Some((listener.job.clone(), listener.connection.clone(), after.as_secs_f64()))
+    };
+    let asked: Vec<(String, String, f64)> = listeners.iter().filter_map(asks).collect();
+    if asked.is_empty() {
+        return Ok(false);
+    }
+    let mut found = Vec::new();
+    for fire in store.late_fires(&asked, back).await? {
+        let Some(listener) = listeners.iter().find(|l| l.job == fire.job && l.connection == fire.connection) else {
+            continue;
+        };
+        let Some(window) = Window::new(fire.window_start, fire.window_end, listener.zone) else { continue };
+        if !listener.waivers.iter().any(|waiver| waiver.covers(&window)) {
+            found.extend(listener.alert.iter().map(|notice| late_joining(&fire, &window, listener, notice)));
+        }
+    }
+    join_new(store, found).await
+}
+
+fn late_joining(fire: &LateFire, window: &Window, listener: &Listener, notice: &Notice) -> Joining {
+    let after = show_duration(listener.late_after.unwrap_or_default());
+    let state = match (&fire.run_id, &fire.run_state) {
+        (Some(run), Some(state)) => format!("run {} is {state}", super::step::short(*run)),
+        _ => "no run is at it".to_owned(),
+    };
+    let fire_at = crate::request::window::rfc3339_in(fire.fire_at, listener.zone);
+    let member = Member {
+        job: Some(fire.job.clone()),
+        connection: fire.connection.clone(),
+        vendor: listener.vendor.to_owned(),
+        run_id: fire.run_id,
+        window: Some(AboutWindow {
+            start: fire.window_start,
+            end: fire.window_end,
+            zone: listener.zone,
+            label: window.label(),
+        }),
+        failure: Some(AboutFailure {
+            class: "late".into(),
+            message: format!("not here {after} after the fire of {fire_at}; {state}"),
+        }),
+        at: fire.fire_at,
+    };
+    Joining {
+        key: key(Cause::Late, notice, listener.vendor, &fire.connection),
+        cause: Cause::Late.as_str(),
+        notice: json(notice),
+        subject: format!("{} {} {}", fire.series_id, fire.window_start.timestamp(), fire.window_end.timestamp()),
+        series: Some(fire.series_id),
+        window: Some((fire.window_start, fire.window_end)),
+        at: fire.fire_at,
+        about: json(&member),
+    }
+}
+
+/// Those that have not joined yet do; returns whether there were any.
+async fn join_new(store: &RunStore, found: Vec<Joining>) -> Result<bool, StoreError> {
+    if found.is_empty() {
+        return Ok(false);
+    }
+    let pairs: Vec<(String, String)> = found.iter().map(|j| (j.key.clone(), j.subject.clone())).collect();
+    let joined = store.joined(&pairs).await?;
+    let new: Vec<Joining> =
+        found.into_iter().filter(|j| !joined.iter().any(|(k, s)| *k == j.key && *s == j.subject)).collect();
+    store.join_alerts(&new).await?;
+    Ok(!new.is_empty())
+}
+
+/// Looks at the open alerts: who is out of trouble, what is to be told, what is over.
+async fn alerts(store: &RunStore, hurry: &[Uuid]) -> Result<Vec<Uuid>, StoreError> {
+    store.settle_members().await?;
+    let most = i64::try_from(MOST).unwrap_or(i64::MAX);
+    let mut made = Vec::new();
+    for alert in store.open_alerts(hurry).await? {
+        let mut next = next(&alert);
+        if next == Next::Tell {
+            made.extend(store.tell_alert(alert.id, most, |facts| alert_delivery(facts, false)).await?);
+            if alert.unsettled == 0 {
+                next = Next::Close;
+            }
+        }
+        if next == Next::Close {
+            made.extend(store.close_alert(alert.id, most, |facts| alert_delivery(facts, true)).await?);
+        }
+    }
+    Ok(made)
+}
+
+/// What is to be done with an open alert.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    Wait,
+    Tell,
+    Close,
+}
+
+fn next(alert: &OpenAlert) -> Next {
+    if alert.untold == 0 {
+        return if alert.unsettled == 0 { Next::Close } else { Next::Wait };
+    }
+    let now = alert.now;
+    let told = match alert.told_at {
+        None => {
+            let quiet = alert.joined_at.is_none_or(|at| now - at >= QUIET);
+            alert.hurried || quiet || now - alert.opened_at >= GATHERED
+        }
+        Some(at) => (alert.new_series && now - at >= ANOTHER_SERIES) || now - at >= MORE_WINDOWS,
+    };
+    // What is over already is told before its recovery is.
+    if told || alert.unsettled == 0 { Next::Tell } else { Next::Wait }
+}
+
+/// The delivery that tells of an alert's members, or that they work again.
+fn alert_delivery(facts: &AlertFacts, over: bool) -> Option<NewDelivery> {
+    let notice: Notice = serde_json::from_value(facts.notice.clone()).ok()?;
+    let cause = Cause::try_from(facts.cause.clone()).ok()?;
+    let told = facts.members.iter().filter(|row| !over || row.works == Some(true));
+    let members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    if members.is_empty() || (over && !notice.kind().repeatable()) {
+        // A ticket is ended by whoever works on it, and an event that says "failed" is not taken back by another.
+        return None;
+    }
+    let more = u64::try_from(facts.count).unwrap_or(0).saturating_sub(facts.members.len() as u64);
+    let (cause, after) = if over { (Cause::Recovered, Some(cause)) } else { (cause, None) };
+    Some(delivery(&notice, About { cause, after, members, more }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::notice::Email;
+
+    fn email(to: &str) -> Notice {
+        Notice::Email(Email { to: vec![to.into()], subject: None, attach: false })
+    }
+
+    fn alert(opened_s: i64, joined_s: i64, told_s: Option<i64>) -> OpenAlert {
+        let now: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().unwrap();
+        let ago = |seconds| now - TimeDelta::seconds(seconds);
+        OpenAlert {
+            id: Uuid::nil(),
+            opened_at: ago(opened_s),
+            told_at: told_s.map(ago),
+            now,
+            joined_at: Some(ago(joined_s)),
+            untold: 1,
+            new_series: false,
+            unsettled: 2,
+            hurried: false,
+        }
+    }
+
+    #[test]
+    fn an_alert_is_told_when_it_has_been_quiet_and_again_only_much_later() {
+        assert_eq!(next(&alert(4, 4, None)), Next::Wait);
+        assert_eq!(next(&alert(30, 5, None)), Next::Tell);
+        assert_eq!(next(&alert(30, 1, None)), Next::Wait);
+        assert_eq!(next(&alert(60, 1, None)), Next::Tell);
+        assert_eq!(next(&OpenAlert { hurried: true, ..alert(1, 1, None) }), Next::Tell);
+        assert_eq!(next(&OpenAlert { hurried: true, ..alert(100, 1, Some(90)) }), Next::Wait);
+        assert_eq!(next(&alert(80_000, 60, Some(79_000))), Next::Wait);
+        assert_eq!(next(&OpenAlert { new_series: true, ..alert(8000, 60, Some(3600)) }), Next::Tell);
+        assert_eq!(next(&alert(90_000, 60, Some(86_400))), Next::Tell);
+    }
+
+    #[test]
+    fn an_alert_closes_when_all_is_told_and_over() {
+        let over = OpenAlert { unsettled: 0, ..alert(1, 1, None) };
+        assert_eq!(next(&over), Next::Tell);
+        assert_eq!(next(&OpenAlert { untold: 0, ..over }), Next::Close);
+        assert_eq!(next(&OpenAlert { untold: 0, ..alert(1, 1, Some(1)) }), Next::Wait);
+    }
+
+    #[test]
+    fn one_target_one_cause_and_one_vendor_belong_together() {
+        let of = |cause, to, vendor, connection| key(cause, &email(to), vendor, connection);
+        let one = of(Cause::Failed, "a@x.example", "bik", "north");
+        assert_eq!(one, of(Cause::Failed, "a@x.example", "bik", "south"));
+        assert_ne!(one, of(Cause::Held, "a@x.example", "bik", "north"));
+        assert_ne!(one, of(Cause::Failed, "b@x.example", "bik", "north"));
+        assert_ne!(one, of(Cause::Failed, "a@x.example", "jaicp", "north"));
+    }
+}
