@@ -136,7 +136,10 @@ impl Temporary {
         {
             return Err(trouble("replace", &path, &e));
         }
-        let file = File::options().write(true).create_new(true).open(&path).map_err(|e| trouble("write", &path, &e))?;
+        let file = File::options().write(true).create_new(true).open(&path).map_err(|e| match e.kind() {
+            ErrorKind::AlreadyExists => other(),
+            _ => trouble("write", &path, &e),
+        })?;
         let mut temporary = Temporary { path, file };
         let mut reader = Checked::open(source)?;
         let mut chunk = vec![0; CHUNK];
@@ -155,7 +158,7 @@ impl Temporary {
     /// Renames it over whatever is there.
     fn place(self, target: &Path) -> Result<(), Trouble> {
         if !self.is_ours() {
-            return Err(Trouble::later("another process is making the same copy"));
+            return Err(other());
         }
         std::fs::rename(&self.path, target).map_err(|e| trouble("put", target, &e))
     }
@@ -175,6 +178,11 @@ impl Drop for Temporary {
             drop(std::fs::remove_file(&self.path));
         }
     }
+}
+
+/// Two workers at the same delivery: one was frozen until its lease ended.
+fn other() -> Trouble {
+    Trouble::later("another process is making the same copy")
 }
 
 /// A file of the archive that is compared with its manifest while it is read.

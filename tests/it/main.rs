@@ -25,6 +25,8 @@ mod jaicp;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod landing;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod livechat;
@@ -38,6 +40,8 @@ mod promises;
 mod readme;
 #[cfg(test)]
 mod replicas;
+#[cfg(test)]
+mod s3;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -58,6 +62,8 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod ways_out;
 #[cfg(test)]
 mod week;
 #[cfg(test)]
