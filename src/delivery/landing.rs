@@ -298,7 +298,7 @@ mod tests {
         ] {
             assert!(matches!(targets(url, &[source(name)]), Err(Trouble::Refused(_))), "{url} {name}");
         }
-        assert!(matches!(targets("/in/a..b", &[source("r.csv")]), Ok(_)), "two dots in a name climb nowhere");
+        assert!(targets("/in/a..b", &[source("r.csv")]).is_ok(), "two dots in a name climb nowhere");
     }
 
     #[test]

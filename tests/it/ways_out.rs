@@ -266,12 +266,12 @@ fn account(settings: &str, secret: &str) -> (Account, BikEndpoint) {
     (account, connection.bik.clone().unwrap().endpoint)
 }
 
-fn object(value: Value) -> Map<String, Value> {
+fn object(value: &Value) -> Map<String, Value> {
     value.as_object().unwrap().clone()
 }
 
 fn task() -> Map<String, Value> {
-    object(json!({ "channel": "tasks", "bikCustomerId": "5233549", "taskTitle": "look at this" }))
+    object(&json!({ "channel": "tasks", "bikCustomerId": "5233549", "taskTitle": "look at this" }))
 }
 
 async fn sandbox() -> Sandbox {
@@ -286,7 +286,7 @@ async fn a_ticket_and_an_event_arrive_as_the_vendors_pages_say() {
     let http = Http::new().unwrap();
     let call = bik::ticket(&endpoint, &task());
     assert_eq!(bik::send(&http, &account, &call, now()).await, Ok(Some("ticket 303455".into())));
-    let event = object(json!({ "email": "ops@example.com", "eventName": "archived", "eventProperties": { "n": 1 } }));
+    let event = object(&json!({ "email": "ops@example.com", "eventName": "archived", "eventProperties": { "n": 1 } }));
     let call = bik::event(&endpoint, &event);
     assert_eq!(bik::send(&http, &account, &call, now()).await, Ok(None));
     assert_eq!((sandbox.tickets(), sandbox.events()), (1, 1));
