@@ -302,6 +302,25 @@ mod tests {
     }
 
     #[test]
+    fn a_worker_that_was_frozen_neither_places_nor_takes_away_its_successors_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("archived");
+        std::fs::write(&path, "bytes").unwrap();
+        let sha256 = hex::encode(Sha256::digest("bytes"));
+        let (source, target) = (Source { path, sha256, ..source("r.csv") }, folder.path().join("r.csv"));
+        let write = || Temporary::write(&source, &target, ".same").unwrap();
+        let frozen = write();
+        let successor = write();
+        // Only now does the first go on.
+        assert!(matches!(frozen.place(&target), Err(Trouble::Later { .. })));
+        assert!(!target.exists() && successor.path.exists());
+        successor.place(&target).unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"bytes");
+        drop(write());
+        assert!(!folder.path().join(".same").exists(), "what is not placed is taken away");
+    }
+
+    #[test]
     fn what_a_person_must_change_is_told_from_what_passes() {
         let word = |kind: ErrorKind| match trouble("write", Path::new("/in/x"), &kind.into()) {
             Trouble::Later { why, .. } => ("later", why),
