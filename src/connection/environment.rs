@@ -24,6 +24,14 @@ impl Environment {
     pub fn get(&self, name: &str) -> Option<String> {
         self.0.get(name).filter(|v| !v.is_empty()).cloned()
     }
+
+    /// The variables whose names start so, that are set and not empty: name, value.
+    pub fn starting_with(&self, prefix: &str) -> impl Iterator<Item = (&str, &str)> {
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(move |(name, value)| name.starts_with(prefix) && !value.is_empty())
+    }
 }
 
 impl std::fmt::Debug for Environment {

@@ -6,8 +6,9 @@
 //! about.rs      what a delivery tells of: cause and windows, frozen when it is made; fills placeholders
 //! letter.rs     about -> subject, text, HTML; chart.rs: a LiveChat report as a table with bars. Pure
 //! email.rs      a letter over SMTP
+//! outside.rs    HTTP to addresses that people gave us
 //! webhook.rs    the run's JSON, signed
-//! landing.rs    a copy of the artifact in a folder or an object store
+//! landing.rs    a copy of the artifact in a folder; landing/s3.rs: in an object store
 //! bik.rs        BIK tickets and events
 //! heartbeat.rs  pings that tell an outside watcher that we live
 //! ```
@@ -22,7 +23,12 @@
 //! So mail, webhooks, copies and pings go out at least once, BIK tickets and events at most once.
 
 pub mod about;
+pub mod bik;
+pub mod heartbeat;
+pub mod landing;
 pub mod notice;
+pub mod outside;
+pub mod webhook;
 
 use std::fmt;
 use std::str::FromStr;

@@ -80,7 +80,13 @@ pub struct BikEndpoint {
     pub base_url: String,
     /// Path of `generateReport`.
     pub create_path: String,
-    /// `appId`, sent only when set (no vendor page lists it for reports).
+    /// Path of `createAndAssignTicket`.
+    pub ticket_path: String,
+    /// Path of `events/sendEvent`.
+    pub event_path: String,
+    /// Path of `authPartnerViaKey`.
+    pub auth_path: String,
+    /// `appId`, sent with reports only when set (no vendor page lists it for reports).
     pub app_id: Option<String>,
     /// Header overrides.
     pub headers: BTreeMap<String, String>,

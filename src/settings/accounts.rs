@@ -132,28 +132,24 @@ impl Compiler {
             max_pages: None,
             page_size: None,
         };
+        let base_url = self.base_url(file.base_url.as_deref(), "https://bikapi.bikayi.app/integrations", at);
+        let mut path = |key: &str, text: Option<&str>, function: &str| {
+            self.template(text, &format!("/bikPlatformFunctions-{function}"), &in_paths, key, &[])
+        };
+        let status_path = path("status", paths.status.as_deref(), "getReportById");
         BikAccount {
             credentials,
             endpoint: BikEndpoint {
-                base_url: self.base_url(file.base_url.as_deref(), "https://bikapi.bikayi.app/integrations", at),
-                create_path: self.template(
-                    paths.create.as_deref(),
-                    "/bikPlatformFunctions-generateReport",
-                    &in_paths,
-                    "create",
-                    &[],
-                ),
+                base_url,
+                create_path: path("create", paths.create.as_deref(), "generateReport"),
+                ticket_path: path("ticket", paths.ticket.as_deref(), "createAndAssignTicket"),
+                event_path: path("event", paths.event.as_deref(), "events/sendEvent"),
+                auth_path: path("auth", paths.auth.as_deref(), "authPartnerViaKey"),
                 app_id: file.appId.clone(),
                 headers: self.headers(file.headers.as_ref(), at),
             },
             customer_id: file.bikCustomerId.clone(),
-            status_path: self.template(
-                paths.status.as_deref(),
-                "/bikPlatformFunctions-getReportById",
-                &in_paths,
-                "status",
-                &[],
-            ),
+            status_path,
             states: states(file.states.as_ref(), &["QUEUE", "IN_PROGRESS"], &["COMPLETED"], &["FAILED"], &[]),
             quiet_emails: file.quiet_emails.clone(),
             limits: self.limits(&limits, at),

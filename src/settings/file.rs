@@ -141,6 +141,12 @@ pub struct BikPathsFile {
     pub create: Option<String>,
     /// Default `/bikPlatformFunctions-getReportById`.
     pub status: Option<String>,
+    /// Default `/bikPlatformFunctions-createAndAssignTicket`.
+    pub ticket: Option<String>,
+    /// Default `/bikPlatformFunctions-events/sendEvent`.
+    pub event: Option<String>,
+    /// Default `/bikPlatformFunctions-authPartnerViaKey`.
+    pub auth: Option<String>,
 }
 
 /// Which of a vendor's state words mean what; a word in no list counts as running.

@@ -24,8 +24,7 @@ pub struct Secrets {
     path_token: Option<SecretString>,
     /// Headers of a download from the account's own host.
     pub download_headers: Vec<(String, SecretString)>,
-    /// Every form in which the secret could come back.
-    forms: Vec<SecretString>,
+    forms: Forms,
     /// Salted fingerprint of the secret: tells that it changed.
     pub fingerprint: String,
     /// Salted fingerprint of whose account it is: the BIK key, LiveChat's account id. JAICP tokens and OAuth tokens say
@@ -102,11 +101,12 @@ impl Account {
     fn read(&self) -> Result<Secrets, SecretError> {
         let read = |secret: &SecretRef| secret.read(&|name| self.environment.get(name));
         let vendor = SecretString::from(self.vendor.as_str());
+        let mut forms = Vec::new();
         let mut secrets = Secrets {
             authorization: None,
             path_token: None,
             download_headers: Vec::new(),
-            forms: Vec::new(),
+            forms: Forms::default(),
             fingerprint: String::new(),
             account: fingerprint(&self.salt, &[&vendor]),
         };
@@ -118,7 +118,7 @@ impl Account {
                 secrets.fingerprint = fingerprint(&self.salt, &[&key, &secret]);
                 secrets.account = fingerprint(&self.salt, &[&vendor, &key]);
                 secrets.authorization = Some(format!("Basic {basic}").into());
-                secrets.forms = vec![key, secret, basic.into(), pair.into()];
+                forms = vec![key, secret, basic.into(), pair.into()];
             }
             Spec::Bik(BikCredentials::Token(token)) => {
                 let token = read(token)?;
@@ -129,7 +129,7 @@ impl Account {
                 secrets.fingerprint = fingerprint(&self.salt, &[&token]);
                 secrets.account = fingerprint(&self.salt, &[&vendor, &key.into()]);
                 secrets.authorization = Some(format!("Basic {basic}").into());
-                secrets.forms = vec![key.into(), secret.into(), basic.into(), decoded.clone().into()];
+                forms = vec![key.into(), secret.into(), basic.into(), decoded.clone().into()];
             }
             Spec::Livechat { token, bearer } => {
                 let token = read(token)?;
@@ -138,7 +138,7 @@ impl Account {
                 secrets.fingerprint = fingerprint(&self.salt, &[&token]);
                 if *bearer {
                     secrets.authorization = Some(format!("Bearer {text}").into());
-                    secrets.forms = vec![text.into()];
+                    forms = vec![text.into()];
                 } else {
                     // The console also shows the encoded value; that one has no colon.
                     let encoded = if text.contains(':') { STANDARD.encode(&text) } else { text.clone() };
@@ -146,25 +146,25 @@ impl Account {
                     let (account, pat) = plain.split_once(':').unwrap_or(("", &plain));
                     secrets.account = fingerprint(&self.salt, &[&vendor, &account.into()]);
                     secrets.authorization = Some(format!("Basic {encoded}").into());
-                    secrets.forms = vec![pat.into(), encoded.into(), plain.into()];
+                    forms = vec![pat.into(), encoded.into(), plain.into()];
                 }
             }
             Spec::Jaicp { token, download_headers } => {
                 let token = read(token)?;
                 for (name, secret) in download_headers {
                     let value = read(secret)?;
-                    secrets.forms.push(value.clone());
+                    forms.push(value.clone());
                     secrets.download_headers.push((name.clone(), value));
                 }
                 secrets.fingerprint = fingerprint(&self.salt, &[&token]);
-                secrets.forms.push(token.clone());
+                forms.push(token.clone());
                 if let Some((_, tail)) = token.expose_secret().split_once(':') {
-                    secrets.forms.push(tail.into());
+                    forms.push(tail.into());
                 }
                 secrets.path_token = Some(token);
             }
         }
-        secrets.add_encoded_forms();
+        secrets.forms = Forms::of(forms);
         Ok(secrets)
     }
 }
@@ -184,10 +184,15 @@ fn lower_hex(percent: &str) -> String {
     percent.chars().map(lower).collect()
 }
 
-impl Secrets {
-    fn add_encoded_forms(&mut self) {
-        let encoded: Vec<SecretString> = self
-            .forms
+/// Every form in which secrets could come back in a text of the other side.
+#[derive(Debug, Default)]
+pub struct Forms(Vec<SecretString>);
+
+impl Forms {
+    /// Of these secrets: as they are, and as URLs, Base64 and JSON write them.
+    pub fn of(secrets: Vec<SecretString>) -> Forms {
+        let mut forms = secrets;
+        let encoded: Vec<SecretString> = forms
             .iter()
             .flat_map(|form| {
                 let text = form.expose_secret();
@@ -201,12 +206,38 @@ impl Secrets {
             })
             .map(SecretString::from)
             .collect();
-        self.forms.extend(encoded);
+        forms.extend(encoded);
         // Very short secrets would black out ordinary words; longer forms first, since one may contain another.
-        self.forms.retain(|form| form.expose_secret().len() >= 4);
-        self.forms.sort_by_key(|form| std::cmp::Reverse(form.expose_secret().len()));
+        forms.retain(|form| form.expose_secret().len() >= 4);
+        forms.sort_by_key(|form| std::cmp::Reverse(form.expose_secret().len()));
+        Forms(forms)
     }
 
+    /// The other side's text fit to be logged, stored and shown: secrets and URLs (beyond their host) blacked out, control
+    /// characters gone, at most 1 KiB.
+    pub fn redact(&self, text: &str) -> String {
+        let cut = text.chars().nth(LONGEST * 4).is_some();
+        let mut text: String =
+            text.chars().take(LONGEST * 4).map(|c| if crate::yaml::is_unprintable(c) { ' ' } else { c }).collect();
+        for form in &self.0 {
+            text = without(&text, form.expose_secret());
+        }
+        if cut {
+            // A secret that lay across the cut is no longer whole, so its first part was not found.
+            let longest = self.0.first().map_or(0, |form| form.expose_secret().chars().count());
+            let keep = text.chars().count().saturating_sub(longest);
+            text = text.chars().take(keep).collect();
+        }
+        // JSON may write a slash as \/, and a link then hides from who looks for ://.
+        let mut text = redact_urls(&text.replace("\\/", "/"));
+        if text.chars().count() > LONGEST {
+            text = text.chars().take(LONGEST).chain(['…']).collect();
+        }
+        text.trim().to_owned()
+    }
+}
+
+impl Secrets {
     /// The `Authorization` header, if this vendor takes one.
     pub fn authorization(&self) -> Option<&SecretString> {
         self.authorization.as_ref()
@@ -230,27 +261,9 @@ impl Secrets {
         }
     }
 
-    /// A vendor's text fit to be logged, stored and shown: secrets and URLs (beyond their host) blacked out, control
-    /// characters gone, at most 1 KiB.
+    /// A vendor's text fit to be logged, stored and shown: see [`Forms::redact`].
     pub fn redact(&self, text: &str) -> String {
-        let cut = text.chars().nth(LONGEST * 4).is_some();
-        let mut text: String =
-            text.chars().take(LONGEST * 4).map(|c| if crate::yaml::is_unprintable(c) { ' ' } else { c }).collect();
-        for form in &self.forms {
-            text = without(&text, form.expose_secret());
-        }
-        if cut {
-            // A secret that lay across the cut is no longer whole, so its first part was not found.
-            let longest = self.forms.first().map_or(0, |form| form.expose_secret().chars().count());
-            let keep = text.chars().count().saturating_sub(longest);
-            text = text.chars().take(keep).collect();
-        }
-        // JSON may write a slash as \/, and a link then hides from who looks for ://.
-        let mut text = redact_urls(&text.replace("\\/", "/"));
-        if text.chars().count() > LONGEST {
-            text = text.chars().take(LONGEST).chain(['…']).collect();
-        }
-        text.trim().to_owned()
+        self.forms.redact(text)
     }
 }
 

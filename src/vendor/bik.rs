@@ -4,12 +4,14 @@
 //! HTTP 200 with an inner `status` of 400 or more, as a number or a string: the inner one then decides. The mail is a side
 //! effect that we never read; because of it a create is never repeated unless the job says so.
 
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::account::Secrets;
 use super::error::{Operation, VendorError, classify};
 use super::http::Answered;
-use super::{Answer, Collected, Context, download};
+use super::{Answer, Collected, Context, download, http_error};
 use crate::artifact::sniff::Expect;
 use crate::request::{Request, Seen, json_post};
 
@@ -44,30 +46,48 @@ fn words(wire: &Wire) -> Option<String> {
     (!messages.is_empty()).then(|| messages.join("; "))
 }
 
-/// The answer's `data`, or the error that HTTP status and inner status together mean.
-fn data(context: &Context<'_>, operation: Operation, answer: &Answered) -> Result<Value, VendorError> {
+/// What BIK answered when it did not say no.
+#[derive(Debug)]
+pub struct Said {
+    /// `data`, or null.
+    pub data: Value,
+    /// It says yes in so many words: `success`, or an inner status of 2xx.
+    pub yes: bool,
+}
+
+/// What an answer says, or the error that HTTP status and inner status together mean.
+pub fn read(
+    secrets: &Secrets,
+    now: DateTime<Utc>,
+    operation: Operation,
+    answer: &Answered,
+) -> Result<Said, VendorError> {
     let wire: Option<Wire> = serde_json::from_slice(&answer.body).ok();
     let said = wire.as_ref().and_then(words);
-    if let Some(error) = context.http_error(operation, answer, said.clone()) {
+    if let Some(error) = http_error(secrets, now, operation, answer, said.clone()) {
         return Err(error);
     }
     let Some(wire) = wire else {
-        return Err(context.unreadable(&format!("HTTP {} with a body that is not BIK's JSON", answer.status)));
+        return Err(VendorError::Unclear(format!("HTTP {} with a body that is not BIK's JSON", answer.status)));
     };
     let said = said.unwrap_or_default();
-    if let Some(inner) = inner_status(wire.status.as_ref())
-        && inner >= 300
-    {
-        let message = context.secrets.redact(&format!("status {inner}: {said}"));
-        if let Some(error) = classify(operation, inner, answer.retry_after(context.now), message) {
+    let inner = inner_status(wire.status.as_ref());
+    if let Some(inner) = inner.filter(|inner| *inner >= 300) {
+        let message = secrets.redact(&format!("status {inner}: {said}"));
+        if let Some(error) = classify(operation, inner, answer.retry_after(now), message) {
             return Err(error);
         }
     }
     if wire.success == Some(Value::Bool(false)) {
-        let message = context.secrets.redact(&format!("success is false: {said}"));
+        let message = secrets.redact(&format!("success is false: {said}"));
         return Err(VendorError::Refused { status: answer.status, message });
     }
-    Ok(wire.data.unwrap_or(Value::Null))
+    let yes = wire.success == Some(Value::Bool(true)) || inner.is_some_and(|inner| (200..300).contains(&inner));
+    Ok(Said { data: wire.data.unwrap_or(Value::Null), yes })
+}
+
+fn data(context: &Context<'_>, operation: Operation, answer: &Answered) -> Result<Value, VendorError> {
+    read(context.secrets, context.now, operation, answer).map(|said| said.data)
 }
 
 /// A `reportHistoryId`: a number, or the same as text.

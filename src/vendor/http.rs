@@ -50,7 +50,8 @@ impl Answered {
     }
 }
 
-fn builder() -> reqwest::ClientBuilder {
+/// How every client of this program starts.
+pub fn builder() -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("reportd/", env!("CARGO_PKG_VERSION")))
         .redirect(reqwest::redirect::Policy::none())
@@ -183,18 +184,23 @@ async fn read_limited(
 pub fn failure(error: reqwest::Error, secrets: &Secrets) -> VendorError {
     let (connect, builder) = (error.is_connect(), error.is_builder());
     let what = if error.is_timeout() { "time limit reached" } else { "connection broke" };
-    let error = error.without_url();
-    let mut chain = Vec::new();
-    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
-    while let Some(next) = cause {
-        chain.push(next.to_string());
-        cause = next.source();
-    }
-    // Each level of hyper's errors repeats the one below; the last says it best.
-    let text = secrets.redact(chain.last().map_or("", String::as_str));
+    let text = secrets.redact(&innermost(error));
     match (connect, builder) {
         (true, _) => VendorError::NotSent(text),
         (_, true) => unsendable(&text),
         _ => VendorError::Unclear(if text.is_empty() { what.to_owned() } else { format!("{what}: {text}") }),
     }
+}
+
+/// The cause of a failed exchange, without its URL; may be empty. Not redacted otherwise.
+pub fn innermost(error: reqwest::Error) -> String {
+    let error = error.without_url();
+    let mut last = String::new();
+    let mut cause: Option<&dyn std::error::Error> = std::error::Error::source(&error);
+    while let Some(next) = cause {
+        // Each level of hyper's errors repeats the one below; the last says it best.
+        last = next.to_string();
+        cause = next.source();
+    }
+    last
 }

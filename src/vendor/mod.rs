@@ -116,13 +116,7 @@ impl Context<'_> {
 
     /// The error that this answer's HTTP status means, if it means one.
     fn http_error(&self, operation: Operation, answer: &Answered, words: Option<String>) -> Option<VendorError> {
-        let words = words
-            .unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(MOST_WORDS)]).into_owned());
-        let message = match self.secrets.redact(&words) {
-            words if words.is_empty() => format!("HTTP {}", answer.status),
-            words => format!("HTTP {}: {words}", answer.status),
-        };
-        classify(operation, answer.status, answer.retry_after(self.now), message)
+        http_error(self.secrets, self.now, operation, answer, words)
     }
 
     /// A vendor's state word, fit for rows and terminals: a vendor may repeat anything anywhere.
@@ -134,6 +128,23 @@ impl Context<'_> {
     fn unreadable(&self, why: &str) -> VendorError {
         VendorError::Unclear(self.secrets.redact(why))
     }
+}
+
+/// The error that an answer's HTTP status means, if it means one; in `words`, else in the body's.
+fn http_error(
+    secrets: &Secrets,
+    now: DateTime<Utc>,
+    operation: Operation,
+    answer: &Answered,
+    words: Option<String>,
+) -> Option<VendorError> {
+    let words = words
+        .unwrap_or_else(|| String::from_utf8_lossy(&answer.body[..answer.body.len().min(MOST_WORDS)]).into_owned());
+    let message = match secrets.redact(&words) {
+        words if words.is_empty() => format!("HTTP {}", answer.status),
+        words => format!("HTTP {}: {words}", answer.status),
+    };
+    classify(operation, answer.status, answer.retry_after(now), message)
 }
 
 /// Whether a conversation with `base_url` is with loopback, and its bytes so are a rehearsal.

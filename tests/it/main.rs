@@ -25,6 +25,8 @@ mod jaicp;
 #[cfg(test)]
 mod jobs;
 #[cfg(test)]
+mod landing;
+#[cfg(test)]
 mod life;
 #[cfg(test)]
 mod livechat;
@@ -42,6 +44,8 @@ mod readme;
 mod receiver;
 #[cfg(test)]
 mod replicas;
+#[cfg(test)]
+mod s3;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
@@ -62,6 +66,8 @@ mod tidy;
 mod vendors;
 #[cfg(test)]
 mod verbs;
+#[cfg(test)]
+mod ways_out;
 #[cfg(test)]
 mod week;
 #[cfg(test)]
