@@ -5,7 +5,7 @@
 //! notice.rs     whom to tell and how, as frozen with a run
 //! about.rs      what a delivery tells of: cause and windows, frozen when it is made; fills placeholders
 //! letter.rs     about -> subject, text, HTML; chart.rs: a LiveChat report as a table with bars. Pure
-//! email.rs      a letter over SMTP
+//! email/        a letter over SMTP
 //! webhook.rs    the run's JSON, signed
 //! landing.rs    a copy of the artifact in a folder or an object store
 //! bik.rs        BIK tickets and events
@@ -22,6 +22,7 @@
 //! So mail, webhooks, copies and pings go out at least once, BIK tickets and events at most once.
 
 pub mod about;
+pub mod email;
 pub mod notice;
 
 use std::fmt;

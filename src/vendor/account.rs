@@ -185,6 +185,21 @@ fn lower_hex(percent: &str) -> String {
 }
 
 impl Secrets {
+    /// Secrets of something that is no vendor's account, to redact its texts with.
+    pub fn only(forms: Vec<SecretString>) -> Secrets {
+        let (fingerprint, account) = (String::new(), String::new());
+        let mut secrets = Secrets {
+            authorization: None,
+            path_token: None,
+            download_headers: Vec::new(),
+            forms,
+            fingerprint,
+            account,
+        };
+        secrets.add_encoded_forms();
+        secrets
+    }
+
     fn add_encoded_forms(&mut self) {
         let encoded: Vec<SecretString> = self
             .forms
