@@ -29,6 +29,8 @@ mod life;
 #[cfg(test)]
 mod livechat;
 #[cfg(test)]
+mod mail;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod outage;
@@ -48,6 +50,8 @@ mod serving;
 mod siege;
 #[cfg(test)]
 mod smoke;
+#[cfg(test)]
+mod smtp;
 #[cfg(test)]
 mod status;
 #[cfg(test)]

@@ -116,9 +116,11 @@ pub(super) fn innermost(error: &Error) -> String {
 fn is_tls(error: &Error) -> bool {
     let mut cause: Option<&dyn std::error::Error> = Some(error);
     while let Some(next) = cause {
-        // An I/O error does not count what it wraps among its sources' sources.
+        // What an I/O error wraps is not among its sources.
         let io = next.downcast_ref::<std::io::Error>().and_then(std::io::Error::get_ref);
-        if io.is_some_and(|e| e.is::<rustls::Error>()) || next.is::<rustls::Error>() {
+        if let Some(inner) = io
+            && inner.is::<rustls::Error>()
+        {
             return true;
         }
         cause = next.source();

@@ -138,3 +138,67 @@ fn subject(text: &str) -> HeaderValue {
     encoded.push(word(&chunk));
     HeaderValue::dangerous_new_pre_encoded(header::Subject::name(), text.to_owned(), encoded.join("\r\n "))
 }
+
+#[cfg(test)]
+mod tests {
+    use mail_parser::MimeHeaders as _;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn mail(subject: &str, name: &str, file: &str, bytes: Vec<u8>) -> Vec<u8> {
+        let to = [format!("\"{}\" <a@example.com>", name.replace('\\', "\\\\").replace('"', "\\\""))];
+        let file = Attachment { name: file.to_owned(), media_type: "text/csv".into(), bytes };
+        let envelope = Envelope {
+            id: Uuid::nil(),
+            made_at: DateTime::UNIX_EPOCH,
+            to: &to,
+            subject,
+            text: "text",
+            html: "html",
+            attachments: vec![file],
+        };
+        compose(&mailbox("reports@example.com").unwrap(), envelope).unwrap().bytes
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_is_written_comes_back_and_no_line_is_too_long(
+            subject in "\\PC{0,120}",
+            name in "[a-zé-и0-9 .,:;<()\"\\\\=?_-]{0,60}",
+            file in "[^/\\\\\\p{C}\\p{Z}]{1,80}",
+            bytes: Vec<u8>,
+        ) {
+            let raw = mail(&subject, &name, &file, bytes);
+            prop_assert!(raw.is_ascii());
+            let text = String::from_utf8(raw.clone()).unwrap();
+            prop_assert!(text.split("\r\n").all(|line| line.len() < 200 && !line.contains(['\r', '\n'])), "{}", text);
+            let parsed = mail_parser::MessageParser::default().parse(&raw).unwrap();
+            prop_assert_eq!(parsed.headers().len(), 9);
+            prop_assert_eq!(parsed.subject().unwrap_or_default(), line(&subject));
+            let to = parsed.to().and_then(|to| to.first()).unwrap();
+            prop_assert_eq!(to.name().unwrap_or_default(), name.trim());
+            prop_assert_eq!(to.address().unwrap(), "a@example.com");
+            prop_assert_eq!(parsed.attachments().next().unwrap().attachment_name().unwrap(), file);
+        }
+    }
+
+    #[test]
+    fn a_subject_that_looks_encoded_or_is_one_long_word_comes_back() {
+        for subject in ["=?utf-8?b?eA==?=", "a =?utf-8?q?x?= b", &"x".repeat(3000), &"é".repeat(500), "a  b   c", ""] {
+            let raw = mail(subject, "Ops", "f", vec![]);
+            let parsed = mail_parser::MessageParser::default().parse(&raw).unwrap();
+            assert_eq!(parsed.subject().unwrap_or_default(), subject);
+        }
+    }
+
+    #[test]
+    fn a_recipient_that_is_named_twice_is_one() {
+        let to = ["a@example.com".to_owned(), "A <a@example.com>".to_owned(), "nobody".to_owned()];
+        let made_at = DateTime::UNIX_EPOCH;
+        let envelope =
+            Envelope { id: Uuid::nil(), made_at, to: &to, subject: "", text: "", html: "", attachments: vec![] };
+        let composed = compose(&mailbox("reports@example.com").unwrap(), envelope).unwrap();
+        assert_eq!((composed.to.len(), composed.refused), (1, vec!["nobody is not an e-mail address".to_owned()]));
+    }
+}

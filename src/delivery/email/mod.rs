@@ -123,14 +123,96 @@ fn mailbox(text: &str) -> Option<Mailbox> {
     if !local.is_ascii() || local.contains(|c: char| c.is_whitespace() || "<>,;:\"\\@()[]".contains(c)) {
         return None;
     }
-    let domain = match domain.is_ascii() {
-        true => domain.to_owned(),
-        false => url::Host::parse(domain).ok()?.to_string(),
-    };
+    let domain = if domain.is_ascii() { domain.to_owned() } else { url::Host::parse(domain).ok()?.to_string() };
     let name = name.trim();
     let name = match name.strip_prefix('"').and_then(|name| name.strip_suffix('"')) {
         Some(quoted) => quoted.replace("\\\"", "\"").replace("\\\\", "\\"),
         None => name.to_owned(),
     };
-    Some(Mailbox::new((!name.is_empty()).then_some(name), Address::new(local, domain).ok()?))
+    let name = name.trim();
+    Some(Mailbox::new((!name.is_empty()).then(|| name.to_owned()), Address::new(local, domain).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server(text: &str) -> (String, u16, Security) {
+        let Server { host, port, security } = Server::parse(text).unwrap();
+        (host, port, security)
+    }
+
+    #[test]
+    fn a_url_says_how_the_server_is_spoken_to() {
+        assert_eq!(server("smtps://mail.example.com"), ("mail.example.com".into(), 465, Security::Tls));
+        assert_eq!(server("smtp://Mail.Example.com/"), ("mail.example.com".into(), 587, Security::Starttls));
+        assert_eq!(server("smtp://bücher.example:25"), ("xn--bcher-kva.example".into(), 25, Security::Starttls));
+        assert_eq!(server("smtp://10.0.0.1"), ("10.0.0.1".into(), 587, Security::Starttls));
+        assert_eq!(server("smtp://[2001:db8::1]:25"), ("2001:db8::1".into(), 25, Security::Starttls));
+        // On this machine nothing is to be kept from anybody, unless it is asked for.
+        assert_eq!(server("smtp://localhost:2525"), ("localhost".into(), 2525, Security::Plain));
+        assert_eq!(server("smtp://127.0.0.2"), ("127.0.0.2".into(), 587, Security::Plain));
+        assert_eq!(server("smtp://[::1]"), ("::1".into(), 587, Security::Plain));
+        assert_eq!(server("smtps://localhost"), ("localhost".into(), 465, Security::Tls));
+        assert_eq!(server("smtp://localhost.example.com").2, Security::Starttls);
+    }
+
+    #[test]
+    fn a_url_that_is_more_or_less_than_a_server_is_refused_without_being_repeated() {
+        let urls = [
+            "mail.example.com:465",
+            "https://mail.example.com",
+            "smtp://",
+            "smtp:mail.example.com",
+            "smtps://hunter2@mail.example.com",
+            "smtps://bob:hunter2@mail.example.com",
+            "smtps://mail.example.com/hunter2",
+            "smtps://mail.example.com?tls=hunter2",
+            "smtps://mail.example.com#hunter2",
+            "smtps://mail example.com",
+        ];
+        for url in urls {
+            assert!(!Server::parse(url).expect_err(url).contains("hunter2"), "{url}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_one_mailbox_on_one_line() {
+        let good = [
+            ("ops@example.com", None, "ops@example.com"),
+            (" Ops <o+ps.x@example.com> ", Some("Ops"), "o+ps.x@example.com"),
+            ("Лид, Анна (north) <a@bücher.example>", Some("Лид, Анна (north)"), "a@xn--bcher-kva.example"),
+            (r#""Q \"x\", jr" <q@example.com>"#, Some(r#"Q "x", jr"#), "q@example.com"),
+            ("<root@localhost>", None, "root@localhost"),
+            ("ops@[192.0.2.1]", None, "ops@[192.0.2.1]"),
+        ];
+        for (text, name, address) in good {
+            let mailbox = mailbox(text).expect(text);
+            assert_eq!((mailbox.name.as_deref(), mailbox.email.as_ref() as &str), (name, address));
+        }
+        let bad = [
+            "",
+            "ops",
+            "@example.com",
+            "ops@",
+            "a@b@example.com",
+            "a b@example.com",
+            "a@example.com, b@example.com",
+            "a@example.com>",
+            "Ops a@example.com",
+            "<a@example.com> Ops",
+            "a@exam ple.com",
+            "a@example..com",
+            "a\r\nBcc: b@example.com",
+            "a\n <a@example.com>",
+            "a\u{0}@example.com",
+            "\u{202e}moc <a@example.com>",
+            "\"a b\"@example.com",
+            "имя@example.com",
+            "a@example.com> SIZE=1",
+        ];
+        for text in bad {
+            assert!(!is_recipient(text), "{text:?}");
+        }
+    }
 }

@@ -134,10 +134,7 @@ impl Mailer {
 
     fn silence(&self, handed: bool) -> Trouble {
         let why = format!("{} did not answer within {} s", self.line.answers.server.host, self.limit.as_secs_f64());
-        match handed {
-            true => Trouble::Unclear(format!("{why}: it may have taken the mail")),
-            false => Trouble::later(why),
-        }
+        if handed { Trouble::Unclear(format!("{why}: it may have taken the mail")) } else { Trouble::later(why) }
     }
 }
 
