@@ -50,7 +50,7 @@
 //!
 //! `vendor` does not know `run`'s rows and `run` does not know `vendor`: tickets are JSON between them, and they meet in
 //! `worker/step.rs`. One owner for each thing outside: `reqwest` in `vendor` and
-//! `delivery`, `lettre` in `delivery/email.rs`, `sqlx` in `run/store` and `db`, `object_store` in `archive` and `delivery`,
+//! `delivery`, `lettre` in `delivery/email`, `sqlx` in `run/store` and `db`, `object_store` in `archive` and `delivery`,
 //! the environment in `settings`, the wall clock in `clock`.
 
 pub mod app;

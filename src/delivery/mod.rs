@@ -5,7 +5,7 @@
 //! notice.rs     whom to tell and how, as frozen with a run
 //! about.rs      what a delivery tells of: cause and windows, frozen when it is made; fills placeholders
 //! letter.rs     about -> subject, text, HTML; chart.rs: a LiveChat report as a table with bars. Pure
-//! email.rs      a letter over SMTP
+//! email/        a letter over SMTP
 //! outside.rs    HTTP to addresses that people gave us
 //! webhook.rs    the run's JSON, signed
 //! landing.rs    a copy of the artifact in a folder; landing/s3.rs: in an object store
@@ -24,6 +24,7 @@
 
 pub mod about;
 pub mod bik;
+pub mod email;
 pub mod heartbeat;
 pub mod landing;
 pub mod notice;

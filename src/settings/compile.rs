@@ -7,9 +7,10 @@ use sha2::{Digest, Sha256};
 use url::Url;
 
 use super::file::{ConfigFile, DefaultsFile, MailFile};
-use super::{Database, Mail, Settings};
+use super::{Database, Settings};
 use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
+use crate::delivery::email::{Login, Mail, Sender, Server};
 use crate::job::Defaults;
 use crate::job::notice::{self, List};
 use crate::job::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_zone};
@@ -148,26 +149,40 @@ impl Compiler {
 
     fn mail(&mut self, file: &MailFile) -> Option<Mail> {
         let at = Path::root().key("mail");
-        let url = file.url.as_deref().and_then(|text| match Url::parse(text) {
-            Ok(url)
-                if matches!(url.scheme(), "smtp" | "smtps") && url.host_str().is_some() && url.password().is_none() =>
-            {
-                Some(url)
-            }
-            _ => {
-                let message = "mail.url is smtp://host[:port] or smtps://host[:port], without credentials".to_owned();
+        let server = file.url.as_deref().and_then(|text| match Server::parse(text) {
+            Ok(server) => Some(server),
+            Err(message) => {
                 self.out.push(Finding::error(at.key("url"), message).secret());
                 None
             }
+        });
+        let from = file.from.as_deref().and_then(|text| {
+            let sender = Sender::parse(text);
+            if sender.is_none() {
+                self.error(at.key("from"), "mail.from is reports@example.com or Reports <reports@example.com>");
+            }
+            sender
         });
         for (key, missing) in [("url", file.url.is_none()), ("from", file.from.is_none())] {
             if missing {
                 self.error(at.clone(), format!("mail needs '{key}'"));
             }
         }
-        let username = file.username.as_deref().and_then(|t| self.secret(t, &at.key("username")));
-        let password = file.password.as_deref().and_then(|t| self.secret(t, &at.key("password")));
-        Some(Mail { url: url?, username, password, from: file.from.clone()? })
+        let mut secret = |text: &Option<String>, key| text.as_deref().map(|text| self.secret(text, &at.key(key)));
+        let login = match (secret(&file.username, "username"), secret(&file.password, "password")) {
+            (None, None) => None,
+            (Some(username), Some(password)) => username.zip(password),
+            (Some(_), None) => {
+                self.out.push(Finding::error(at.key("username"), "mail has a username and no password").at_key());
+                None
+            }
+            (None, Some(_)) => {
+                self.out.push(Finding::error(at.key("password"), "mail has a password and no username").at_key());
+                None
+            }
+        };
+        let login = login.map(|(username, password)| Login { username, password });
+        Some(Mail { server: server?, login, from: from? })
     }
 
     pub(super) fn secret(&mut self, text: &str, at: &Path) -> Option<SecretRef> {

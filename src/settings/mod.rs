@@ -14,6 +14,7 @@ use secrecy::SecretString;
 use crate::connection::Connection;
 use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
+use crate::delivery::email::Mail;
 use crate::job::Defaults;
 use crate::yaml::{self, Decoder, Problem, Severity};
 use file::ConfigFile;
@@ -32,19 +33,6 @@ pub enum Database {
     Url(SecretString),
     /// A private cluster in this folder, run from the machine's own programs.
     Embedded(PathBuf),
-}
-
-/// How mail goes out.
-#[derive(Clone, Debug)]
-pub struct Mail {
-    /// `smtp://` or `smtps://`.
-    pub url: url::Url,
-    /// User.
-    pub username: Option<SecretRef>,
-    /// Password.
-    pub password: Option<SecretRef>,
-    /// Sender.
-    pub from: String,
 }
 
 /// Everything that is configured.

@@ -31,6 +31,8 @@ mod life;
 #[cfg(test)]
 mod livechat;
 #[cfg(test)]
+mod mail;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod notices;
@@ -56,6 +58,8 @@ mod serving;
 mod siege;
 #[cfg(test)]
 mod smoke;
+#[cfg(test)]
+mod smtp;
 #[cfg(test)]
 mod status;
 #[cfg(test)]

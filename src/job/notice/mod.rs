@@ -11,8 +11,8 @@ use serde_json::{Map, Value};
 
 use crate::connection::Connection;
 use crate::connection::secret::SecretRef;
+use crate::delivery::email::is_recipient;
 use crate::delivery::notice::{BikNotice, Email, Landing, Notice, Notices, Webhook};
-use crate::job::resolve::is_address;
 use crate::template::{Name, Place, Template, Tree};
 use crate::yaml::{Finding, Path, did_you_mean};
 use file::{BikEventFile, BikTicketFile, NoticeFile, TriggerWord};
@@ -376,16 +376,5 @@ fn check_notice(notice: &Notice, connection: &Connection, at: &Path, out: &mut V
             out.push(Finding::error(at.key("bik_event"), message).at_key());
         }
         Notice::BikEvent(_) | Notice::Webhook(_) | Notice::File(_) | Notice::Heartbeat(_) => {}
-    }
-}
-
-/// `ops@example.com` or `Ops <ops@example.com>`, on one line.
-fn is_recipient(text: &str) -> bool {
-    if text.chars().any(char::is_control) {
-        return false;
-    }
-    match text.strip_suffix('>').and_then(|text| text.split_once('<')) {
-        Some((_, address)) => is_address(address.trim()),
-        None => is_address(text.trim()),
     }
 }
