@@ -22,6 +22,8 @@
 //! So mail, webhooks, copies and pings go out at least once, BIK tickets and events at most once.
 
 pub mod about;
+pub mod chart;
+pub mod letter;
 pub mod notice;
 
 use std::fmt;
