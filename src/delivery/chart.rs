@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use chrono::NaiveDate;
 use serde_json::{Map, Value};
 
-use layout::{Column, Layout, TIME, Unit, layout};
+use layout::{Column, DRAWN, Layout, TIME, Unit};
 
 /// Most rows of a table: two months of days. The others are counted.
 const ROWS: usize = 62;
@@ -32,6 +32,8 @@ pub struct Chart {
     pub key: &'static str,
     /// Headings of the numbers; the first are those of the bars.
     pub columns: Vec<String>,
+    /// The headings after the first are names of the answer: any text of any length.
+    pub named: bool,
     /// The rows, in the order of the answer.
     pub rows: Vec<Row>,
     /// Rows that are in the file only.
@@ -43,7 +45,7 @@ pub struct Chart {
 /// One row.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Row {
-    /// Its key in the answer, anything; a date has its weekday beside it.
+    /// Its key in the answer, anything; a date is written `Sun 1 Mar`.
     pub key: String,
     /// Its numbers as they are shown; as many as there are columns.
     pub cells: Vec<String>,
@@ -54,6 +56,7 @@ pub struct Row {
 /// Numbers of rows, before they are shown.
 struct Table {
     columns: Vec<(String, Unit)>,
+    named: bool,
     rows: Vec<(String, Vec<Option<f64>>)>,
     left_out: Option<String>,
 }
@@ -63,7 +66,8 @@ impl Chart {
     /// module's opening refuses, and those whose every number is nothing.
     pub fn of(json: &[u8]) -> Option<Chart> {
         let report: Value = serde_json::from_slice(json).ok()?;
-        let (title, key, layout) = layout(report.get("name")?.as_str()?)?;
+        let name = report.get("name")?.as_str()?;
+        let (_, title, key, layout) = DRAWN.iter().find(|(drawn, ..)| *drawn == name)?;
         let records = report.get("records")?;
         let table = match layout {
             Layout::Fields(columns) => fields(records.as_object()?, columns)?,
@@ -75,7 +79,7 @@ impl Chart {
         let days: Option<Vec<String>> = table.rows.iter().map(|(key, _)| day(key)).collect();
         match days {
             // Keys that are dates are days, whatever distribution was asked for.
-            Some(days) if key == TIME => {
+            Some(days) if *key == TIME => {
                 let rows = days.into_iter().zip(table.rows).map(|(day, (_, numbers))| (day, numbers)).collect();
                 Table { rows, ..table }.chart(title, "Day")
             }
@@ -84,10 +88,10 @@ impl Chart {
     }
 }
 
-/// A date with its weekday, which is what people compare by.
+/// A date as people compare days, and as short as a phone needs it: `Sun 1 Mar`. The letter names the year.
 fn day(key: &str) -> Option<String> {
     let date: NaiveDate = key.parse().ok()?;
-    (date.to_string() == key).then(|| date.format("%Y-%m-%d %a").to_string())
+    (date.to_string() == key).then(|| date.format("%a %-d %b").to_string())
 }
 
 impl Table {
@@ -111,6 +115,7 @@ impl Table {
             key,
             rows: self.rows.iter().take(ROWS).map(row).collect(),
             columns: self.columns.into_iter().map(|(heading, _)| heading).collect(),
+            named: self.named,
             more: self.rows.len().saturating_sub(ROWS),
             left_out: self.left_out,
         })
@@ -130,19 +135,22 @@ fn number(value: &Value) -> Option<f64> {
     value.as_f64().filter(|number| (0.0..=MOST).contains(number))
 }
 
-/// What a path leads to in a record. The outer `None` = what is there is no number.
-fn at(record: &Map<String, Value>, path: &[&str], missing: Option<f64>) -> Option<Option<f64>> {
-    let (last, outer) = path.split_last()?;
+/// Something stands where a number should.
+struct NoNumber;
+
+/// The number that a path leads to in a record, or what it is when it is missing.
+fn at(record: &Map<String, Value>, path: &[&str], missing: Option<f64>) -> Result<Option<f64>, NoNumber> {
+    let Some((last, outer)) = path.split_last() else { return Ok(missing) };
     let mut map = record;
     for step in outer {
         match map.get(*step) {
-            None | Some(Value::Null) => return Some(missing),
-            Some(inner) => map = inner.as_object()?,
+            None | Some(Value::Null) => return Ok(missing),
+            Some(inner) => map = inner.as_object().ok_or(NoNumber)?,
         }
     }
     match map.get(*last) {
-        None | Some(Value::Null) => Some(missing),
-        Some(value) => Some(Some(number(value)?)),
+        None | Some(Value::Null) => Ok(missing),
+        Some(value) => number(value).map(Some).ok_or(NoNumber),
     }
 }
 
@@ -155,6 +163,7 @@ fn fields(records: &Map<String, Value>, columns: &[Column]) -> Option<Table> {
     let records = objects(records)?;
     let mut table = Table {
         columns: columns.iter().map(|Column(heading, _, unit)| ((*heading).to_owned(), *unit)).collect(),
+        named: false,
         rows: Vec::new(),
         left_out: None,
     };
@@ -165,13 +174,13 @@ fn fields(records: &Map<String, Value>, columns: &[Column]) -> Option<Table> {
         for Column(_, path, unit) in columns {
             cells.push(match (path, unit) {
                 (["+"], _) => Some(0.0),
-                (_, Unit::Hours) if minutes => at(record, &["minutes"], unit.missing())?,
-                _ => at(record, path, unit.missing())?,
+                (_, Unit::Hours) if minutes => at(record, &["minutes"], unit.missing()).ok()?,
+                _ => at(record, path, unit.missing()).ok()?,
             });
         }
         if let [Column(_, ["+"], _), ..] = columns {
             let sum = cells.iter().skip(1).flatten().sum();
-            cells[0] = at(record, &["total"], Some(sum))?;
+            cells[0] = at(record, &["total"], Some(sum)).ok()?;
         }
         table.rows.push((key.clone(), cells));
     }
@@ -205,7 +214,7 @@ fn each(records: &Map<String, Value>, all: &str, prefix: &str) -> Option<Table> 
     columns.extend(names.iter().map(|(name, _)| (format!("{prefix}{name}"), Unit::Count)));
     let left_out = (known > names.len())
         .then(|| format!("The columns are the {} most frequent of {known}; the file has all.", names.len()));
-    Some(Table { columns, rows, left_out })
+    Some(Table { columns, named: true, rows, left_out })
 }
 
 fn nested(records: &Map<String, Value>, columns: &[Column]) -> Option<Table> {
@@ -214,19 +223,19 @@ fn nested(records: &Map<String, Value>, columns: &[Column]) -> Option<Table> {
         let mut sums = vec![0.0; columns.len()];
         for (_, inner) in objects(record)? {
             for (sum, Column(_, path, unit)) in sums.iter_mut().zip(columns) {
-                *sum += at(inner, path, unit.missing())?.unwrap_or(0.0);
+                *sum += at(inner, path, unit.missing()).ok()?.unwrap_or(0.0);
             }
         }
         rows.push((key.clone(), sums.into_iter().map(Some).collect()));
     }
     let columns = columns.iter().map(|Column(heading, _, unit)| ((*heading).to_owned(), *unit)).collect();
-    Some(Table { columns, rows, left_out: None })
+    Some(Table { columns, named: false, rows, left_out: None })
 }
 
 fn flat(records: &Map<String, Value>, heading: &str) -> Option<Table> {
     let row = |(key, value): (&String, &Value)| Some((key.clone(), vec![Some(number(value)?)]));
     let rows = records.iter().map(row).collect::<Option<Vec<_>>>()?;
-    Some(Table { columns: vec![(heading.to_owned(), Unit::Count)], rows, left_out: None })
+    Some(Table { columns: vec![(heading.to_owned(), Unit::Count)], named: false, rows, left_out: None })
 }
 
 fn forms(records: &[Value]) -> Option<Table> {
@@ -234,11 +243,11 @@ fn forms(records: &[Value]) -> Option<Table> {
         let form = form.as_object()?;
         let group = form.get("group_id").map_or_else(String::new, |group| format!(", group {group}"));
         let key = format!("{}{group}", form.get("form_id")?.as_str()?);
-        Some((key, vec![at(form, &["count"], Unit::Count.missing())?]))
+        Some((key, vec![at(form, &["count"], Unit::Count.missing()).ok()?]))
     };
     let rows = records.iter().map(row).collect::<Option<Vec<_>>>()?;
     let left_out = Some("The answers to the forms are in the file.".to_owned());
-    Some(Table { columns: vec![("Filled".to_owned(), Unit::Count)], rows, left_out })
+    Some(Table { columns: vec![("Filled".to_owned(), Unit::Count)], named: false, rows, left_out })
 }
 
 #[cfg(test)]
@@ -283,7 +292,7 @@ mod tests {
             assert!(chart.rows.iter().all(|row| row.cells.len() == chart.columns.len()), "{report}");
             assert!((1..=COLUMNS).contains(&chart.columns.len()), "{report}");
             if chart.key == "Day" {
-                assert_eq!((chart.rows.len(), chart.rows[0].key.as_str()), (31, "2026-03-01 Sun"), "{report}");
+                assert_eq!((chart.rows.len(), chart.rows[0].key.as_str()), (31, "Sun 1 Mar"), "{report}");
             }
         }
     }
@@ -294,10 +303,7 @@ mod tests {
             {"2026-03-01": {"chats": 40, "good": 2}, "2026-03-02": {}, "2026-03-03": {"chats": 10, "good": null}}}));
         let ratings = ratings.unwrap();
         assert_eq!(ratings.columns, ["Chats", "Good", "Bad"]);
-        assert_eq!(
-            rows(&ratings),
-            ["2026-03-01 Sun 100 40 | 2 | 0", "2026-03-02 Mon 0 0 | 0 | 0", "2026-03-03 Tue 25 10 | 0 | 0"]
-        );
+        assert_eq!(rows(&ratings), ["Sun 1 Mar 100 40 | 2 | 0", "Mon 2 Mar 0 0 | 0 | 0", "Tue 3 Mar 25 10 | 0 | 0"]);
         let times = chart(&json!({"name": "response-time-report", "records":
             {"09:00": {"count": 3, "response_time": 21.54}, "10:00": {}, "11:00": {"count": 1, "response_time": 3725}}}));
         let times = times.unwrap();
@@ -309,12 +315,12 @@ mod tests {
     fn nested_and_named_counters_are_summed() {
         let greetings = chart(&json!({"name": "greetings-conversion-report", "records": {"2026-03-01": {
             "7": {"displayed": 9, "accepted": 2, "canceled": 1}, "19": {"displayed": 1, "accepted": 1, "goals": 1}}}}));
-        assert_eq!(rows(&greetings.unwrap()), ["2026-03-01 Sun 100 3 | 10 | 1 | 1"]);
+        assert_eq!(rows(&greetings.unwrap()), ["Sun 1 Mar 100 3 | 10 | 1 | 1"]);
         let tags = json!({"name": "tags-report", "records": {
             "2026-03-01": {"a": 1, "b": 5, "c": 2}, "2026-03-02": {"d": 3, "a": 1}}});
         let tags = chart(&tags).unwrap();
         assert_eq!(tags.columns, ["All tags", "b", "d", "a"]);
-        assert_eq!(rows(&tags), ["2026-03-01 Sun 100 8 | 5 | 0 | 1", "2026-03-02 Mon 50 4 | 0 | 3 | 1"]);
+        assert_eq!(rows(&tags), ["Sun 1 Mar 100 8 | 5 | 0 | 1", "Mon 2 Mar 50 4 | 0 | 3 | 1"]);
         assert!(tags.left_out.unwrap().contains("3 most frequent of 4"));
         let started = |record: Value| chart(&json!({"name": "engagement-report", "records": {"x": record}})).unwrap();
         let parts = json!({"started_by_agent": 2, "started_by_customer_from_greeting": 3});
@@ -325,7 +331,7 @@ mod tests {
     #[test]
     fn availability_is_in_hours_of_days_and_minutes_of_hours() {
         let available = |records: Value| chart(&json!({"name": "availability-report", "records": records})).unwrap();
-        assert_eq!(rows(&available(json!({"2026-03-01": {"hours": 7.25}}))), ["2026-03-01 Sun 100 7.25 h"]);
+        assert_eq!(rows(&available(json!({"2026-03-01": {"hours": 7.25}}))), ["Sun 1 Mar 100 7.25 h"]);
         assert_eq!(rows(&available(json!({"09": {"minutes": 30}, "10": {}}))), ["09 100 30 min", "10 0 0 min"]);
     }
 

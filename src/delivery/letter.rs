@@ -5,11 +5,13 @@
 //! letter/actions.rs   the commands that end it
 //! letter/words.rs     names and times; one-line texts
 //! letter/paper.rs     blocks -> text and HTML
+//! letter/bars.rs      a chart on paper
 //! ```
 //!
 //! Refused: a subject with a second line, and markup. What a job file, a vendor or a system says is text, wherever it stands.
 
 mod actions;
+mod bars;
 mod paper;
 mod words;
 
@@ -162,6 +164,7 @@ fn blocks<'a>(about: &About, report: Option<&'a Report>) -> Vec<Block<'a>> {
         }
         blocks.push(Block::Facts(facts(about, one, report)));
     } else {
+        commonest(&mut blocks, about);
         actions(&mut blocks, about);
         lists(&mut blocks, about);
     }
@@ -193,7 +196,10 @@ fn lead(about: &About) -> String {
             Cause::Recovered if accounts => {
                 format!("{} takes the account of {} again; its runs go on.", one.vendor, one.connection)
             }
-            Cause::Recovered => format!("{name} works again: {report} came."),
+            Cause::Recovered => match window(one) {
+                Some(window) => format!("{name} works again: the report for {window} ({}) came.", zone(one).name()),
+                None => format!("{name} works again."),
+            },
         };
     }
     let days = range(&about.members).map_or_else(String::new, |days| format!(", {days}"));
@@ -234,6 +240,23 @@ fn told(about: &About, member: &Member, most: usize) -> Option<String> {
     Some(one_line(&text, most))
 }
 
+/// What most members were told: a phone shows no list.
+fn commonest(blocks: &mut Vec<Block<'_>>, about: &About) {
+    let mut said: Vec<(String, u64)> = Vec::new();
+    for text in about.members.iter().filter_map(|member| told(about, member, TOLD)) {
+        match said.iter_mut().find(|(other, _)| *other == text) {
+            Some((_, times)) => *times += 1,
+            None => said.push((text, 1)),
+        }
+    }
+    // The first of those that were said as often.
+    let most = said.iter().rev().max_by_key(|(_, times)| *times).filter(|(_, times)| *times > 1);
+    if let Some((text, times)) = most {
+        blocks.push(Block::Say(format!("Of {times} of them this was told:")));
+        blocks.push(Block::Quote(text.clone()));
+    }
+}
+
 /// What marks a report, and what is attached.
 fn marks(blocks: &mut Vec<Block<'_>>, report: &Report) {
     if report.simulated {
@@ -266,7 +289,7 @@ fn facts(about: &About, member: &Member, report: Option<&Report>) -> Vec<(&'stat
         Cause::Recovered => "Came",
     };
     facts.push((when, format!("{} ({})", time(member.at, zone), zone.name())));
-    facts.extend(member.run_id.map(|run| ("Run", format!("{} (reportd show {})", run, short(run)))));
+    facts.extend(member.run_id.map(|run| ("Run", format!("reportd show {}", short(run)))));
     if let Some(report) = report {
         facts.push(("Archive", report.archive.clone()));
         facts.push(("Revision", format!("r{}", report.revision)));

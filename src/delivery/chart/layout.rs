@@ -1,5 +1,7 @@
 //! Where the numbers of each LiveChat report are, and how they are shown. Pure.
 
+use Unit::{Count, Hours, Score, Seconds};
+
 /// How a number is shown, and what it is when it is missing.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
@@ -69,113 +71,117 @@ pub(super) enum Layout {
 pub(super) const TIME: &str = "Time";
 const AGENT: &str = "Agent";
 
-/// The reports of `REPORTS` in request/livechat.rs that have something to draw, by `name` of their answers (REFERENCE 4.4).
-/// Not here: `queued-visitors-left-report`, which lists people, and `visitors-report`, which is two numbers.
-pub(super) fn layout(name: &str) -> Option<(&'static str, &'static str, Layout)> {
-    use Unit::{Count, Score, Seconds};
-    let found = match name {
-        "total-chats-report" => (
-            "Chats",
-            TIME,
-            Layout::Fields(&[Column("Chats", &["total"], Count), Column("Continuous", &["continuous"], Count)]),
-        ),
-        "duration-report" => (
-            "Duration of chats (mean)",
-            TIME,
-            Layout::Fields(&[
-                Column("Duration", &["duration"], Seconds),
-                Column("Agents chatting", &["agents_chatting_duration"], Seconds),
-                Column("Chats", &["count"], Count),
-            ]),
-        ),
-        // The name of the same report before version 3.4.
-        "agents-chatting-duration-report" => (
-            "Duration of chats (mean)",
-            TIME,
-            Layout::Fields(&[Column("Duration", &["seconds"], Seconds), Column("Chats", &["count"], Count)]),
-        ),
-        "tags-report" => ("Tags of chats", TIME, Layout::Each("All tags", "")),
-        "groups-report" => ("Chats of groups", TIME, Layout::Each("All groups", "Group ")),
-        "ratings-report" => (
-            "Chats and ratings",
-            TIME,
-            Layout::Fields(&[
-                Column("Chats", &["chats"], Count),
-                Column("Good", &["good"], Count),
-                Column("Bad", &["bad"], Count),
-            ]),
-        ),
-        "ranking-report" => (
-            "Ratings of agents",
-            AGENT,
-            Layout::Fields(&[
-                Column("Chats", &["total"], Count),
-                Column("Good", &["good"], Count),
-                Column("Bad", &["bad"], Count),
-                Column("Score", &["score"], Score),
-            ]),
-        ),
-        "engagement-report" => (
-            "Who started the chats",
-            TIME,
-            Layout::Fields(&[
-                // A day's `total` is described by the page and missing in its sample: it is the sum of the others.
-                Column("Chats", &["+"], Count),
-                Column("From greeting", &["started_by_customer_from_greeting"], Count),
-                Column("No greeting", &["started_by_customer_without_greeting"], Count),
-                Column("By agent", &["started_by_agent"], Count),
-            ]),
-        ),
-        "greetings-conversion-report" => (
-            "Greetings",
-            TIME,
-            Layout::Nested(&[
-                Column("Accepted", &["accepted"], Count),
-                Column("Displayed", &["displayed"], Count),
-                Column("Canceled", &["canceled"], Count),
-                Column("Goals", &["goals"], Count),
-            ]),
-        ),
-        "form-report" => ("Filled forms", "Form", Layout::Forms),
-        "response-time-report" => (
-            "Response time (mean)",
-            TIME,
-            Layout::Fields(&[Column("Response time", &["response_time"], Seconds), Column("Chats", &["count"], Count)]),
-        ),
-        "first-response-time-report" => (
-            "First response time (mean)",
-            TIME,
-            Layout::Fields(&[
-                Column("First response", &["first_response_time"], Seconds),
-                Column("Chats", &["count"], Count),
-            ]),
-        ),
-        "queued-visitors-report" => (
-            "Visitors in the queue",
-            TIME,
-            Layout::Fields(&[
-                Column("Queued", &["queued", "count"], Count),
-                Column("Mean wait", &["queued", "avg"], Seconds),
-                Column("Left", &["left_queue", "count"], Count),
-                Column("Left after", &["left_queue", "avg"], Seconds),
-            ]),
-        ),
-        // By hour the unit is minutes: see `fields`.
-        "availability-report" => {
-            ("Available for chats", TIME, Layout::Fields(&[Column("Available", &["hours"], Unit::Hours)]))
-        }
-        "performance-report" => (
-            "Work of agents",
-            AGENT,
-            Layout::Fields(&[
-                Column("Chats", &["chats_count"], Count),
-                Column("Good", &["chats_rated_good"], Count),
-                Column("Bad", &["chats_rated_bad"], Count),
-                Column("First response", &["first_response_time"], Seconds),
-            ]),
-        ),
-        "tags-chat-usage-report" => ("Chats of tags", "Tag", Layout::Flat("Chats")),
-        _ => return None,
-    };
-    Some(found)
-}
+/// A report that can be drawn: `name` of its answer, title, what its rows are, layout.
+pub(super) type Drawn = (&'static str, &'static str, &'static str, Layout);
+
+/// The reports of `REPORTS` in request/livechat.rs that have something to draw (REFERENCE 4.4). Not here:
+/// `queued-visitors-left-report`, which lists people, and `visitors-report`, which is two numbers.
+pub(super) const DRAWN: [Drawn; 16] = [
+    (
+        "total-chats-report",
+        "Chats",
+        TIME,
+        Layout::Fields(&[Column("Chats", &["total"], Count), Column("Continuous", &["continuous"], Count)]),
+    ),
+    (
+        "duration-report",
+        "Duration of chats (mean)",
+        TIME,
+        Layout::Fields(&[
+            Column("Duration", &["duration"], Seconds),
+            Column("Agents chatting", &["agents_chatting_duration"], Seconds),
+            Column("Chats", &["count"], Count),
+        ]),
+    ),
+    // The name of the same report before version 3.4.
+    (
+        "agents-chatting-duration-report",
+        "Duration of chats (mean)",
+        TIME,
+        Layout::Fields(&[Column("Duration", &["seconds"], Seconds), Column("Chats", &["count"], Count)]),
+    ),
+    ("tags-report", "Tags of chats", TIME, Layout::Each("All tags", "")),
+    ("groups-report", "Chats of groups", TIME, Layout::Each("All groups", "Group ")),
+    (
+        "ratings-report",
+        "Chats and ratings",
+        TIME,
+        Layout::Fields(&[
+            Column("Chats", &["chats"], Count),
+            Column("Good", &["good"], Count),
+            Column("Bad", &["bad"], Count),
+        ]),
+    ),
+    (
+        "ranking-report",
+        "Ratings of agents",
+        AGENT,
+        Layout::Fields(&[
+            Column("Chats", &["total"], Count),
+            Column("Good", &["good"], Count),
+            Column("Bad", &["bad"], Count),
+            Column("Score", &["score"], Score),
+        ]),
+    ),
+    (
+        "engagement-report",
+        "Who started the chats",
+        TIME,
+        Layout::Fields(&[
+            // A day's `total` is described by the page and missing in its sample: it is the sum of the others.
+            Column("Chats", &["+"], Count),
+            Column("From greeting", &["started_by_customer_from_greeting"], Count),
+            Column("No greeting", &["started_by_customer_without_greeting"], Count),
+            Column("By agent", &["started_by_agent"], Count),
+        ]),
+    ),
+    (
+        "greetings-conversion-report",
+        "Greetings",
+        TIME,
+        Layout::Nested(&[
+            Column("Accepted", &["accepted"], Count),
+            Column("Displayed", &["displayed"], Count),
+            Column("Canceled", &["canceled"], Count),
+            Column("Goals", &["goals"], Count),
+        ]),
+    ),
+    ("form-report", "Filled forms", "Form", Layout::Forms),
+    (
+        "response-time-report",
+        "Response time (mean)",
+        TIME,
+        Layout::Fields(&[Column("Reply time", &["response_time"], Seconds), Column("Chats", &["count"], Count)]),
+    ),
+    (
+        "first-response-time-report",
+        "First response time (mean)",
+        TIME,
+        Layout::Fields(&[Column("First reply", &["first_response_time"], Seconds), Column("Chats", &["count"], Count)]),
+    ),
+    (
+        "queued-visitors-report",
+        "Visitors in the queue",
+        TIME,
+        Layout::Fields(&[
+            Column("Queued", &["queued", "count"], Count),
+            Column("Mean wait", &["queued", "avg"], Seconds),
+            Column("Left", &["left_queue", "count"], Count),
+            Column("Left after", &["left_queue", "avg"], Seconds),
+        ]),
+    ),
+    // By hour the unit is minutes: see `fields`.
+    ("availability-report", "Available for chats", TIME, Layout::Fields(&[Column("Available", &["hours"], Hours)])),
+    (
+        "performance-report",
+        "Work of agents",
+        AGENT,
+        Layout::Fields(&[
+            Column("Chats", &["chats_count"], Count),
+            Column("Good", &["chats_rated_good"], Count),
+            Column("Bad", &["chats_rated_bad"], Count),
+            Column("First reply", &["first_response_time"], Seconds),
+        ]),
+    ),
+    ("tags-chat-usage-report", "Chats of tags", "Tag", Layout::Flat("Chats")),
+];

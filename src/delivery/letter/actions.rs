@@ -22,12 +22,15 @@ pub(super) fn actions(blocks: &mut Vec<Block<'_>>, about: &About) {
         };
         one(&mut out, about.cause, name, only);
     }
+    if about.cause == Cause::Failed && groups.iter().any(|(_, members)| members.len() > 1) {
+        out.push(("Or one run alone:".to_owned(), "reportd retry RUN".to_owned()));
+    }
     let mut given: BTreeSet<String> = BTreeSet::new();
     out.retain(|(_, command)| given.insert(command.clone()));
     if out.is_empty() {
         return;
     }
-    blocks.push(Block::Heading("What to do"));
+    blocks.push(Block::Heading(if about.cause == Cause::Recovered { "To be sure" } else { "What to do" }));
     blocks.extend(out.into_iter().map(|(when, command)| Block::Do(when, command)));
     if groups.len() > COMMANDS {
         blocks.push(Block::Do("For the others, the commands are in:".to_owned(), "reportd status".to_owned()));
@@ -80,7 +83,6 @@ fn many(out: &mut Doing, cause: Cause, name: &str, members: &[&Member]) {
         Cause::Failed => {
             let first = if needs_correction(members) { "Correct what it says, then fetch" } else { "Fetch" };
             say(format!("{first} the windows of {name} again:"), format!("reportd fill {name}"));
-            say("Or one run alone:".to_owned(), "reportd retry RUN".to_owned());
         }
         Cause::Held => resolve(out, "RUN"),
         Cause::Breaker => members.iter().for_each(|member| close(out, member)),

@@ -5,9 +5,9 @@
 //! tables with inline styles and the old attributes beside them, because mail clients drop the rest; nothing is loaded from
 //! anywhere. It stays readable without styles, and below the 102 kB at which some clients cut a mail.
 
-use super::super::chart::Chart;
-use super::ReportFile;
 use super::words::one_line;
+use super::{ReportFile, bars};
+use crate::delivery::chart::Chart;
 
 /// Width of the text part, in characters.
 const WIDTH: usize = 76;
@@ -17,9 +17,6 @@ const LONG: usize = 1200;
 
 /// Most characters of a cell.
 const CELL: usize = 80;
-
-/// Characters of the longest bar in the text part.
-const BAR: usize = 20;
 
 /// The colour of a letter.
 #[derive(Clone, Copy)]
@@ -55,7 +52,7 @@ pub(super) enum Block<'a> {
     Foot(String),
 }
 
-fn clean(text: &str) -> String {
+pub(super) fn clean(text: &str) -> String {
     one_line(text, LONG)
 }
 
@@ -89,7 +86,7 @@ pub(super) fn text(blocks: &[Block<'_>]) -> String {
                     out.push_str(&format!("{}\n  {size}, sha256 {}\n", clean(&file.path), clean(&file.sha256)));
                 }
             }
-            Block::Chart(chart) => text_chart(&mut out, chart),
+            Block::Chart(chart) => bars::text(&mut out, chart),
             Block::Foot(text) => {
                 out.push_str("--\n");
                 wrap(&mut out, "", &clean(text));
@@ -140,49 +137,8 @@ fn text_list(out: &mut String, heading: &str, parts: &[(Option<String>, Vec<[Str
     }
 }
 
-fn text_chart(out: &mut String, chart: &Chart) {
-    out.push_str(&format!("{}\n\n", clean(&chart.title)));
-    let key = |text: &str| one_line(text, CELL / 2);
-    let keys = chart.rows.iter().map(|row| key(&row.key));
-    let wide = keys.chain([chart.key.to_owned()]).map(|key| key.chars().count()).max().unwrap_or(0);
-    let columns: Vec<String> = chart.columns.iter().map(|heading| one_line(heading, 24)).collect();
-    let wides: Vec<usize> = columns
-        .iter()
-        .enumerate()
-        .map(|(i, heading)| {
-            let cells = chart.rows.iter().filter_map(|row| row.cells.get(i)).map(|cell| cell.chars().count());
-            cells.chain([heading.chars().count()]).max().unwrap_or(0)
-        })
-        .collect();
-    let mut line = |first: &str, cells: &[String], bar: &str| {
-        let mut line = format!("{first:<wide$}");
-        for (cell, wide) in cells.iter().zip(&wides) {
-            line.push_str(&format!("  {cell:>wide$}"));
-        }
-        out.push_str(format!("{line}  {bar}").trim_end());
-        out.push('\n');
-    };
-    line(chart.key, &columns, "");
-    for row in &chart.rows {
-        line(&key(&row.key), &row.cells, &"█".repeat((usize::from(row.bar) * BAR).div_ceil(100)));
-    }
-    for note in chart_notes(chart) {
-        out.push_str(&format!("{note}\n"));
-    }
-}
-
-/// What is in the file and not in the table.
-fn chart_notes(chart: &Chart) -> Vec<String> {
-    let more = match chart.more {
-        0 => None,
-        1 => Some("and 1 more row in the file".to_owned()),
-        more => Some(format!("and {more} more rows in the file")),
-    };
-    more.into_iter().chain(chart.left_out.as_deref().map(clean)).collect()
-}
-
 /// A string of anybody's as HTML text or attribute.
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
         match c {
@@ -197,13 +153,14 @@ fn escape(text: &str) -> String {
     out
 }
 
-fn safe(text: &str) -> String {
+pub(super) fn safe(text: &str) -> String {
     escape(&clean(text))
 }
 
 const FONT: &str = "font-family:-apple-system,'Segoe UI',Roboto,Helvetica,Arial,sans-serif";
 const MONO: &str = "font-family:Menlo,Consolas,'DejaVu Sans Mono',monospace";
-const TABLE: &str = "<table role=\"presentation\" width=\"100%\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\"";
+pub(super) const TABLE: &str =
+    "<table role=\"presentation\" width=\"100%\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\"";
 
 /// The HTML part.
 pub(super) fn html(subject: &str, tone: Tone, blocks: &[Block<'_>]) -> String {
@@ -296,7 +253,7 @@ fn html_block(block: &Block<'_>) -> (&'static str, String) {
             let rows: String = files.iter().map(row).collect();
             ("4px", format!("{TABLE} style=\"font-size:13px\">{rows}</table>"))
         }
-        Block::Chart(chart) => ("18px", html_chart(chart)),
+        Block::Chart(chart) => ("18px", bars::html(chart)),
         Block::Foot(text) => (
             "20px",
             format!(
@@ -319,59 +276,14 @@ fn html_list(heading: &str, parts: &[(Option<String>, Vec<[String; 3]>)]) -> Str
             ));
         }
         for row in rows {
-            let cells = row.each_ref().map(|text| {
-                format!("<td valign=\"top\" style=\"padding:1px 10px 1px 0\">{}</td>", escape(&cell(text)))
-            });
-            out.push_str(&format!("<tr>{}</tr>\n", cells.concat()));
+            let [first, second, third] = row.each_ref().map(|text| escape(&cell(text)));
+            let pad = "valign=\"top\" style=\"padding:1px 10px 1px 0";
+            out.push_str(&format!(
+                "<tr><td {pad};min-width:72px\">{first}</td><td {pad};white-space:nowrap\">{second}</td>\
+                 <td {pad};white-space:nowrap\">{third}</td></tr>\n"
+            ));
         }
     }
     out.push_str("</table>");
     out
-}
-
-fn html_chart(chart: &Chart) -> String {
-    let number = "align=\"right\" valign=\"top\" style=\"padding:1px 0 1px 8px;white-space:nowrap\"";
-    let mut out = format!("<div style=\"font-weight:bold\">{}</div>", safe(&chart.title));
-    out.push_str("<table width=\"100%\" cellpadding=\"0\" cellspacing=\"0\" border=\"0\" style=\"font-size:13px\">");
-    out.push_str(&format!("<tr style=\"color:#52606d\"><td valign=\"bottom\">{}</td>", escape(chart.key)));
-    for (i, heading) in chart.columns.iter().enumerate() {
-        out.push_str(&format!(
-            "<td align=\"right\" valign=\"bottom\" style=\"padding-left:8px;overflow-wrap:anywhere\">{}</td>",
-            escape(&one_line(heading, 24))
-        ));
-        if i == 0 {
-            out.push_str("<td width=\"36%\">&nbsp;</td>");
-        }
-    }
-    out.push_str("</tr>\n");
-    for row in &chart.rows {
-        out.push_str(&format!("<tr><td valign=\"top\">{}</td>", escape(&one_line(&row.key, CELL / 2))));
-        for (i, cell) in row.cells.iter().enumerate() {
-            out.push_str(&format!("<td {number}>{}</td>", safe(cell)));
-            if i == 0 {
-                out.push_str(&format!("<td valign=\"middle\" style=\"padding:0 0 0 8px\">{}</td>", bar(row.bar)));
-            }
-        }
-        out.push_str("</tr>\n");
-    }
-    out.push_str("</table>");
-    for note in chart_notes(chart) {
-        out.push_str(&format!("<div style=\"font-size:12px;color:#52606d\">{}</div>", safe(&note)));
-    }
-    out
-}
-
-/// A bar is a coloured cell, which every client draws.
-fn bar(share: u8) -> String {
-    if share == 0 {
-        return "&nbsp;".to_owned();
-    }
-    let rest = match 100 - share {
-        0 => String::new(),
-        rest => format!("<td width=\"{rest}%\"></td>"),
-    };
-    format!(
-        "{TABLE}><tr><td width=\"{share}%\" height=\"12\" bgcolor=\"#4a86c5\" style=\"background:#4a86c5;font-size:1px;\
-         line-height:12px\">&nbsp;</td>{rest}</tr></table>"
-    )
 }
