@@ -305,6 +305,18 @@ fn store(path: &Path, expect: Expect, chunks: impl Iterator<Item = Bytes>, large
     Ok(Written { sha256: hex::encode(hash.finalize()), sniffer })
 }
 
+/// A number of bytes as people say it: `1.4 MB`.
+pub fn size(bytes: u64) -> String {
+    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
+    let bytes_f = bytes as f64;
+    match bytes {
+        0..1000 => format!("{bytes} B"),
+        1000..1_000_000 => format!("{:.1} kB", bytes_f / 1e3),
+        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes_f / 1e6),
+        _ => format!("{:.1} GB", bytes_f / 1e9),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -3,6 +3,7 @@
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime, SubsecRound, Utc};
 use chrono_tz::Tz;
 
+pub(super) use crate::artifact::size;
 use crate::clock::Clock;
 use crate::request::Call;
 use crate::request::window::{resolve_local, rfc3339_in};
@@ -80,18 +81,6 @@ pub(super) fn request_lines(call: &Call, indent: &str) -> String {
         }
     }
     out
-}
-
-/// `1.4 MB`.
-pub(super) fn size(bytes: u64) -> String {
-    #[expect(clippy::cast_precision_loss, reason = "one decimal is shown")]
-    let bytes_f = bytes as f64;
-    match bytes {
-        0..1000 => format!("{bytes} B"),
-        1000..1_000_000 => format!("{:.1} kB", bytes_f / 1e3),
-        1_000_000..1_000_000_000 => format!("{:.1} MB", bytes_f / 1e6),
-        _ => format!("{:.1} GB", bytes_f / 1e9),
-    }
 }
 
 #[cfg(test)]

@@ -24,9 +24,11 @@
 
 pub mod about;
 pub mod bik;
+pub mod chart;
 pub mod email;
 pub mod heartbeat;
 pub mod landing;
+pub mod letter;
 pub mod notice;
 pub mod outside;
 pub mod webhook;

@@ -104,6 +104,19 @@ impl Window {
         }
     }
 
+    /// The window as people say it: its label, or local times where that is two UTC instants.
+    pub fn in_words(&self) -> String {
+        if self.whole_days().is_some() {
+            return self.label().replace("--", " to ");
+        }
+        let local = |text: String| text.get(..16).map(|head| head.replace('T', " ")).unwrap_or(text);
+        let (start, end) = (local(self.start_rfc3339()), local(self.end_rfc3339()));
+        match (start.split_once(' '), end.split_once(' ')) {
+            (Some((day, _)), Some((other, time))) if day == other => format!("{start}-{time}"),
+            _ => format!("{start} - {end}"),
+        }
+    }
+
     /// First and last local date (both included) when the window is made of whole local days.
     pub fn whole_days(&self) -> Option<(NaiveDate, NaiveDate)> {
         let starts_a_day = |t| day_start(local_date(t, self.zone), self.zone) == t;

@@ -35,7 +35,7 @@ impl Gap<'_> {
 
 /// `2026-11-03`, or `2026-11-03 to 2026-11-07`; of weeks also how many.
 fn range(first: &Window, last: &Window, count: usize) -> String {
-    let (a, b) = (name(first), name(last));
+    let (a, b) = (first.in_words(), last.in_words());
     match (first.whole_days(), last.whole_days()) {
         _ if count == 1 => a,
         // Weeks, whose names are ranges themselves.
@@ -49,19 +49,6 @@ fn range(first: &Window, last: &Window, count: usize) -> String {
 /// `1 window`, `3 windows`.
 pub(crate) fn counted(count: usize, what: &str) -> String {
     if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
-}
-
-/// A window as people say it: its label, or local times where that is two UTC instants.
-fn name(window: &Window) -> String {
-    if window.whole_days().is_some() {
-        return window.label().replace("--", " to ");
-    }
-    let local = |text: String| text.get(..16).map(|head| head.replace('T', " ")).unwrap_or(text);
-    let (start, end) = (local(window.start_rfc3339()), local(window.end_rfc3339()));
-    match (start.split_once(' '), end.split_once(' ')) {
-        (Some((day, _)), Some((other, time))) if day == other => format!("{start}-{time}"),
-        _ => format!("{start} - {end}"),
-    }
 }
 
 /// What is neither held nor empty, as ranges in order of time.
@@ -191,7 +178,7 @@ pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
     if calendar.cells.is_empty() {
         return "nothing is held, and nothing is expected: the job has no schedule\n".to_owned();
     }
-    let names: Vec<String> = calendar.cells.iter().map(|cell| name(&cell.window)).collect();
+    let names: Vec<String> = calendar.cells.iter().map(|cell| cell.window.in_words()).collect();
     let wide = names.iter().map(String::len).max().unwrap_or(0);
     let mut out = String::new();
     for (cell, name) in calendar.cells.iter().zip(names) {
