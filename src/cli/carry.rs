@@ -70,7 +70,8 @@ const NOTICES: Duration = Duration::from_secs(20);
 
 /// Tells of the runs that ended, and sends that. What is left goes on with `serve`.
 pub(super) async fn deliver(app: &App, outcomes: &[Outcome]) -> Result<(), Failure> {
-    let ended = |outcome: &&Outcome| !outcome.was_held && matches!(outcome.exit, Exit::Done | Exit::Failed | Exit::Held);
+    let ended =
+        |outcome: &&Outcome| !outcome.was_held && matches!(outcome.exit, Exit::Done | Exit::Failed | Exit::Held);
     let runs: Vec<Uuid> =
         outcomes.iter().filter(ended).filter_map(|outcome| outcome.view.run_id.parse().ok()).collect();
     if runs.is_empty() {

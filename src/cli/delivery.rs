@@ -79,7 +79,17 @@ impl Deliveries {
 
 fn table(rows: &[DeliveryRow]) -> String {
     let mut table = Table::new();
-    table.load_style(NOTHING).set_header(["DELIVERY", "MADE (UTC)", "ABOUT", "CAUSE", "KIND", "TO", "STATE", "TRIES", ""]);
+    table.load_style(NOTHING).set_header([
+        "DELIVERY",
+        "MADE (UTC)",
+        "ABOUT",
+        "CAUSE",
+        "KIND",
+        "TO",
+        "STATE",
+        "TRIES",
+        "",
+    ]);
     for row in rows {
         let view = DeliveryView::of(row);
         let about = match &view.job {
@@ -166,6 +176,8 @@ fn tell(cx: &Cx, row: &DeliveryRow) {
     say(&format!("{}  {}", &view.delivery_id[..8], line(&view)));
     let kind = Kind::try_from(row.kind.clone());
     if row.state == State::Held.as_str() && kind.is_ok_and(|kind| !kind.repeatable()) {
-        note("reportd: nobody knows whether BIK made it: look there; then `delivery resolve`, or `delivery retry` to send it again");
+        note(
+            "reportd: nobody knows whether BIK made it: look there; then `delivery resolve`, or `delivery retry` to send it again",
+        );
     }
 }

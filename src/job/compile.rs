@@ -7,13 +7,13 @@ use chrono::NaiveDate;
 
 use super::ask::{Ask, compile_bik, compile_jaicp, compile_livechat};
 use super::file::{JobFile, WindowFile, Words};
+use super::notice::file::NoticeFile;
 use super::notice::{self, List, NoticeRule};
 use super::policy::{PartialPolicy, PolicyFields, compile_retain, keep, parse_date, parse_zone};
 use super::resolve::{self, Mailing};
 use super::schedule::Cron;
 use super::{Defaults, Job, Retain, Series, connection, is_name, series_name};
 use crate::connection::Connection;
-use crate::connection::secret::SecretRef;
 use crate::request::Vendor;
 use crate::request::waiver::Waiver;
 use crate::request::window::WindowRule;
@@ -66,7 +66,7 @@ impl Compiler<'_> {
         let was = self.was();
         let deliver = self.notices(file.deliver.as_deref(), &self.defaults.deliver, List::Deliver, &connections);
         let alert = self.notices(file.alert.as_deref(), &self.defaults.alert, List::Alert, &connections);
-        let heartbeat = self.heartbeat();
+        let heartbeat = notice::heartbeat(file.heartbeat.as_deref(), &self.defaults.root, self.out);
         if file.paused.as_ref().is_some_and(|reason| reason.trim().is_empty()) {
             self.error(self.root.key("paused"), "paused needs a reason, such as paused: \"shop closed\"");
         }
@@ -292,44 +292,17 @@ impl Compiler<'_> {
     /// The file's notices, or the inherited ones, checked for each connection of the job.
     fn notices(
         &mut self,
-        list: Option<&[notice::file::NoticeFile]>,
+        list: Option<&[NoticeFile]>,
         inherited: &[NoticeRule],
         which: List,
         connections: &[Connection],
     ) -> Vec<NoticeRule> {
-        let at = self.root.key(which.key());
         let rules = match list {
-            Some(list) => notice::compile(list, which, &at, &self.defaults.root, self.out),
+            Some(list) => notice::compile(list, which, &self.root.key(which.key()), &self.defaults.root, self.out),
             None => inherited.to_vec(),
         };
-        for (i, rule) in rules.iter().enumerate() {
-            let mut found = Vec::new();
-            for connection in connections {
-                notice::check_for(rule, connection, &at.index(i), &mut found);
-            }
-            if list.is_none() {
-                // Not in this file: told at its top, with where it is from.
-                for finding in &mut found {
-                    finding.path = Path::root();
-                    finding.message = format!("defaults.{} of the config: {}", which.key(), finding.message);
-                }
-            }
-            found.dedup();
-            self.out.append(&mut found);
-        }
+        notice::check_for_all(&rules, which, list.is_none(), connections, self.out);
         rules
-    }
-
-    /// The URL that is pinged when a scheduled run ends: named, not held.
-    fn heartbeat(&mut self) -> Option<String> {
-        let text = self.file.heartbeat.as_deref()?;
-        match SecretRef::parse(text, &self.defaults.root) {
-            Ok(secret) => Some(secret.to_string()),
-            Err(message) => {
-                self.out.push(Finding::error(self.root.key("heartbeat"), message.to_owned()).secret());
-                None
-            }
-        }
     }
 
     /// Every variable that the request names exists on every connection of the job.

@@ -17,12 +17,12 @@
 
 pub mod health;
 pub mod in_force;
+mod notices;
 pub mod planner;
 pub mod pulse;
 pub mod reload;
 pub mod surface;
 pub mod systemd;
-mod notices;
 mod turn;
 pub mod workers;
 

@@ -66,7 +66,9 @@ fn listeners_of(in_force: &InForce) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for job in in_force.jobs.values() {
         for series in &job.series {
-            let Some(connection) = job::connection(&in_force.settings.connections, &series.connection) else { continue };
+            let Some(connection) = job::connection(&in_force.settings.connections, &series.connection) else {
+                continue;
+            };
             listeners.push(Listener {
                 job: job.name.clone(),
                 connection: series.connection.clone(),

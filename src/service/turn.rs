@@ -74,7 +74,9 @@ impl Service {
         stop: CancellationToken,
     ) -> Service {
         let store = worker.store.on_own_connection();
+        // Two, since each sends one ping after the other: a job's watcher that hangs must not silence the service.
         let heart = Heart::start(worker.post.outside.clone());
+        let jobs_heart = Heart::start(worker.post.outside.clone());
         let (in_force, seen) = watch::channel(Arc::new(InForce::nothing(settings, worker)));
         Service {
             replica: Replica { id: Uuid::new_v4(), follows: options.follow },
@@ -82,7 +84,7 @@ impl Service {
             store,
             in_force,
             planner: Planner::default(),
-            workers: Workers::new(seen, stop, heart.clone()),
+            workers: Workers::new(seen, stop, jobs_heart),
             heart,
             pinged: None,
             health,

@@ -17,8 +17,8 @@ use uuid::Uuid;
 
 use super::PATIENCE;
 use super::in_force::InForce;
-use crate::request::Vendor;
 use crate::delivery::heartbeat::{Beat, Heart};
+use crate::request::Vendor;
 use crate::run::store::claim::Claimed;
 use crate::run::store::serving::Claimant;
 use crate::run::store::{RunStore, StoreError};

@@ -19,12 +19,16 @@ pub(super) fn items(facts: &Facts) -> Vec<Item> {
         let id = &oldest.id.simple().to_string()[..8];
         let count = i64::try_from(rows.len()).unwrap_or(i64::MAX);
         let words = oldest.words.as_deref().unwrap_or("no words");
-        let which = if count == 1 { format!("{kind} to {target}") } else { format!("{} to {target}", counted(count, kind)) };
-        let all = if count == 1 { String::new() } else { format!(" (all of them: reportd deliveries --state {state})") };
+        let which =
+            if count == 1 { format!("{kind} to {target}") } else { format!("{} to {target}", counted(count, kind)) };
+        let all =
+            if count == 1 { String::new() } else { format!(" (all of them: reportd deliveries --state {state})") };
         let (message, action) = match state.parse::<State>() {
             Ok(State::Held) => (
                 format!("{which}: nobody knows whether it was made: {words}"),
-                format!("look at BIK; reportd delivery resolve {id}, or reportd delivery retry {id} if it is not there{all}"),
+                format!(
+                    "look at BIK; reportd delivery resolve {id}, or reportd delivery retry {id} if it is not there{all}"
+                ),
             ),
             Ok(State::Pending) => (
                 format!("{which} is tried in vain: {words}"),

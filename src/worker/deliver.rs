@@ -8,14 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use secrecy::SecretString;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{Worker, jitter};
 use crate::connection::environment::Environment;
 use crate::connection::secret::SecretRef;
-use crate::delivery::about::{About, Member};
+use crate::delivery::about::About;
 use crate::delivery::chart::Chart;
 use crate::delivery::email::{Attachment, Envelope, Mail, Mailer};
 use crate::delivery::heartbeat::{self, Beat};
@@ -23,9 +23,8 @@ use crate::delivery::landing::{self, Source};
 use crate::delivery::letter::{Report, ReportFile, attachment_name, letter};
 use crate::delivery::notice::{BikNotice, Email, Landing, Notice, Webhook};
 use crate::delivery::outside::Outside;
-use crate::delivery::{Cause, Kind, Trouble, bik, webhook};
+use crate::delivery::{Kind, Trouble, bik, webhook};
 use crate::request::Vendor;
-use crate::request::window::rfc3339_in;
 use crate::run::Run;
 use crate::run::retry::back_off;
 use crate::run::store::StoreError;
@@ -34,7 +33,6 @@ use crate::run::store::permit::{Admission, Permit};
 use crate::run::store::revision::ArtifactRow;
 use crate::settings::Settings;
 use crate::telemetry::Chain;
-use crate::view::RunView;
 
 /// Reports are attached up to this much in all: base64 makes a third more of it, and many servers take 25 MB.
 pub const ATTACHED: u64 = 10 * 1024 * 1024;
@@ -95,7 +93,11 @@ impl Post {
     }
 
     fn url(&self, text: &str) -> Result<SecretString, Trouble> {
-        if text.starts_with("env:") || text.starts_with("file:") { self.secret(text) } else { Ok(text.to_owned().into()) }
+        if text.starts_with("env:") || text.starts_with("file:") {
+            self.secret(text)
+        } else {
+            Ok(text.to_owned().into())
+        }
     }
 }
 
@@ -105,7 +107,8 @@ impl Worker {
         crate::crash::point("delivery-claimed");
         let Some(token) = row.lease_token else { return Ok(()) };
         let kind = Kind::try_from(row.kind.clone());
-        let (notice, about) = (serde_json::from_value(row.notice.0.clone()), serde_json::from_value(row.about.0.clone()));
+        let (notice, about) =
+            (serde_json::from_value(row.notice.0.clone()), serde_json::from_value(row.about.0.clone()));
         let (Ok(kind), Ok(notice), Ok(about)) = (kind, notice, about) else {
             let words = "what stands in the row cannot be read by this version";
             return self.store.settle_delivery(row.id, token, Settling::Failed, Some(words)).await;
@@ -246,7 +249,7 @@ impl Worker {
         }
     }
 
-    async fn files_of(&self, run: &Run) -> Result<Vec<ArtifactRow>, Trouble> {
+    pub(super) async fn files_of(&self, run: &Run) -> Result<Vec<ArtifactRow>, Trouble> {
         let files = self.store.artifacts_of(&[run.id]).await.map_err(|e| Trouble::later(Chain(&e).to_string()))?;
         Ok(files.into_iter().map(|(_, file)| file).collect())
     }
@@ -284,7 +287,8 @@ impl Worker {
                 attachments.push(Attachment { name, media_type: file.media_type.clone(), bytes: content });
             }
         }
-        if let Some(file) = files.first().filter(|file| run.vendor == Vendor::Livechat.as_str() && size(file) < ATTACHED)
+        if let Some(file) =
+            files.first().filter(|file| run.vendor == Vendor::Livechat.as_str() && size(file) < ATTACHED)
             && let Some(content) = self.intact(file).await
         {
             report.chart = Chart::of(&content);
@@ -304,51 +308,6 @@ impl Worker {
         let keys = hook.keys.iter().map(|key| self.post.secret(key)).collect::<Result<Vec<_>, _>>()?;
         let body = self.payload(row, about).await?.to_string();
         webhook::send(&self.post.outside, &url, &keys, row.id, &body, self.clock.now()).await
-    }
-
-    /// The JSON of a webhook: the run as the contract has it, and what else a receiver needs. The same at every try.
-    async fn payload(&self, row: &DeliveryRow, about: &About) -> Result<Value, Trouble> {
-        let mut views = Vec::new();
-        for member in &about.members {
-            views.push(self.member_view(member, about.cause).await?);
-        }
-        let mut body = match views.first() {
-            Some(Value::Object(first)) => first.clone(),
-            _ => Map::new(),
-        };
-        body.insert("type".into(), format!("run.{}", about.cause.as_str()).into());
-        body.insert("timestamp".into(), rfc3339_in(row.made_at, chrono_tz::Tz::UTC).into());
-        body.insert("delivery_id".into(), row.id.to_string().into());
-        body.insert("after".into(), about.after.map(Cause::as_str).into());
-        body.insert("runs".into(), views.into());
-        body.insert("more".into(), about.more.into());
-        Ok(Value::Object(body))
-    }
-
-    async fn member_view(&self, member: &Member, cause: Cause) -> Result<Value, Trouble> {
-        let failure = member.failure.as_ref().map(|f| json!({"class": f.class, "message": f.message}));
-        let run = match member.run_id {
-            Some(id) => self.store.run(id).await.map_err(|e| Trouble::later(Chain(&e).to_string()))?,
-            None => None,
-        };
-        if let Some(run) = run {
-            let files = if cause.is_success() { self.files_of(&run).await? } else { Vec::new() };
-            let mut view = serde_json::to_value(RunView::of(&run, &files)).unwrap_or_default();
-            // As it was when the notice was made: a run may have gone on since.
-            if matches!(cause, Cause::Archived | Cause::Empty | Cause::Failed | Cause::Held) {
-                view["state"] = cause.as_str().into();
-            }
-            view["failure"] = failure.unwrap_or_default();
-            return Ok(view);
-        }
-        let window = member.window.as_ref().map(|w| {
-            json!({"start": rfc3339_in(w.start, w.zone), "end": rfc3339_in(w.end, w.zone), "zone": w.zone.name(), "label": w.label})
-        });
-        Ok(json!({
-            "run_id": member.run_id, "job": member.job, "connection": member.connection, "vendor": member.vendor,
-            "trigger": null, "state": null, "window": window, "ticket": null, "revision": null, "artifacts": [],
-            "failure": failure,
-        }))
     }
 
     async fn copy(&self, row: &DeliveryRow, landing: &Landing, about: &About) -> Result<Option<String>, Trouble> {

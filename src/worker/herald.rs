@@ -19,8 +19,8 @@ use crate::delivery::notice::{Notice, Notices};
 use crate::delivery::{Cause, Kind};
 use crate::request::waiver::Waiver;
 use crate::request::window::Window;
-use crate::run::store::alert::{AlertFacts, Joining, LateFire, News, OpenAlert, Telling};
-use crate::run::store::attention::OpenBreakerRow;
+use crate::run::store::alert::{AlertFacts, Joining, News, OpenAlert, Telling};
+use crate::run::store::attention::{LateFire, OpenBreakerRow};
 use crate::run::store::delivery::{NewDelivery, Untold};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{FailureClass, Run, State};
@@ -146,10 +146,8 @@ fn telling(untold: &Untold) -> Telling {
 }
 
 fn member(run: &Run, now: DateTime<Utc>) -> Member {
-    let failure = run.failure_class.clone().map(|class| AboutFailure {
-        class,
-        message: run.failure.clone().unwrap_or_default(),
-    });
+    let failure =
+        run.failure_class.clone().map(|class| AboutFailure { class, message: run.failure.clone().unwrap_or_default() });
     Member {
         job: Some(run.job.clone()),
         connection: run.connection.clone(),

@@ -10,6 +10,7 @@
 //! lease.rs    renews every lease of this process, on a monotonic clock
 //! herald.rs   runs that ended, breakers, lateness -> deliveries
 //! deliver.rs  deliveries -> mail servers, vendors, folders
+//! payload.rs  what a webhook carries
 //! sweep.rs    deletions at the vendor that were left over
 //! rebuild.rs  manifests -> rows, for `archive rebuild`
 //! ```
@@ -17,10 +18,11 @@
 pub mod commit;
 pub mod deliver;
 pub mod drive;
-pub mod herald;
 mod hand;
+pub mod herald;
 pub mod lease;
 pub mod open;
+mod payload;
 pub mod rebuild;
 pub mod step;
 mod sweep;

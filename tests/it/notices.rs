@@ -74,8 +74,21 @@ async fn a_run_that_succeeds_tells_its_webhook_once_with_the_runs_own_json() {
     assert_eq!(
         keys(line),
         [
-            "delivery_id", "kind", "cause", "target", "job", "connection", "run_ids", "count", "state", "made_at",
-            "next_try_at", "tries", "words", "settled_at", "settled_by"
+            "delivery_id",
+            "kind",
+            "cause",
+            "target",
+            "job",
+            "connection",
+            "run_ids",
+            "count",
+            "state",
+            "made_at",
+            "next_try_at",
+            "tries",
+            "words",
+            "settled_at",
+            "settled_by"
         ]
     );
     assert_eq!((text(&line["kind"]), text(&line["cause"]), text(&line["state"])), ("webhook", "archived", "sent"));

@@ -8,14 +8,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::body::Bytes;
 use axum::extract::State;
-use axum::http::{HeaderMap, Method, StatusCode, Uri};
+use axum::http::{HeaderMap, StatusCode, Uri};
 use serde_json::Value;
 use tokio_util::task::AbortOnDropHandle;
 
 /// What was received.
 #[derive(Clone, Debug)]
 pub struct Got {
-    pub method: String,
     /// Path and query.
     pub path: String,
     pub headers: HeaderMap,
@@ -47,21 +46,10 @@ pub struct Receiver {
     _serving: AbortOnDropHandle<()>,
 }
 
-async fn take(
-    State(desk): State<Arc<Mutex<Desk>>>,
-    method: Method,
-    uri: Uri,
-    headers: HeaderMap,
-    body: Bytes,
-) -> StatusCode {
+async fn take(State(desk): State<Arc<Mutex<Desk>>>, uri: Uri, headers: HeaderMap, body: Bytes) -> StatusCode {
     let (answer, hangs) = {
         let mut desk = desk.lock().unwrap();
-        desk.got.push(Got {
-            method: method.to_string(),
-            path: uri.to_string(),
-            headers,
-            body: String::from_utf8(body.to_vec()).unwrap(),
-        });
+        desk.got.push(Got { path: uri.to_string(), headers, body: String::from_utf8(body.to_vec()).unwrap() });
         (desk.answers.pop_front().unwrap_or(200), desk.hangs)
     };
     if hangs {

@@ -3,6 +3,7 @@
 //! A rule keeps its text as templates. Variables are filled when the connection is known; the other placeholders when the
 //! notice is sent. A rule that was compiled for a connection can be frozen for it: compile.rs has tried.
 
+mod bik;
 pub mod file;
 
 use std::path::Path as FilePath;
@@ -15,19 +16,7 @@ use crate::delivery::email::is_recipient;
 use crate::delivery::notice::{BikNotice, Email, Landing, Notice, Notices, Webhook};
 use crate::template::{Name, Place, Template, Tree};
 use crate::yaml::{Finding, Path, did_you_mean};
-use file::{BikEventFile, BikTicketFile, NoticeFile, TriggerWord};
-
-/// `channel` of a BIK ticket, and what each needs (vendor's page "Create and Assign Ticket"). The page's table has the words in
-/// upper case, its sample in lower case: either is taken, and sent as it is written.
-const CHANNELS: [(&str, &[&str]); 3] = [
-    ("WHATSAPP", &["brandPhoneNumber", "customerPhoneNumber"]),
-    ("EMAIL", &["brandEmail", "customerEmail"]),
-    ("TASKS", &["taskTitle"]),
-];
-
-/// `assignmentType` of a BIK ticket, and what each needs (same page).
-const ASSIGNMENTS: [(&str, &[&str]); 3] =
-    [("ALL_AGENTS", &[]), ("SPECIFIC_AGENT", &["agentMail"]), ("SPECIFIC_TEAM", &["teamId"])];
+use file::{BikTicketFile, NoticeFile, TriggerWord};
 
 /// Which list a notice stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -89,7 +78,7 @@ impl Telling {
     }
 }
 
-/// Compiles a list. Its variables are not looked at: see [`check_for`].
+/// Compiles a list. Its variables are not looked at: see [`check_for_all`].
 pub fn compile(
     list: &[NoticeFile],
     which: List,
@@ -118,8 +107,8 @@ pub fn compile(
 }
 
 /// Tells what keeps a rule from being frozen for this connection: unknown variables, values of a wrong kind, an account that
-/// is missing. `at` is where the rule stands, or what inherits it.
-pub fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mut Vec<Finding>) {
+/// is missing.
+fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mut Vec<Finding>) {
     let mut unknown = Vec::new();
     rule.tree.each_template(at, &mut |path, template: &Template| {
         for var in template.vars().filter(|var| !connection.vars.contains_key(*var)) {
@@ -139,6 +128,40 @@ pub fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mu
         Err(message) => out.push(Finding::error(at.clone(), message)),
         Ok(notice) => check_notice(&notice, connection, at, out),
     }
+}
+
+/// The same for each connection of a job. Rules that the job `inherited` stand in no line of its file: what is wrong with them
+/// is told at its top, with where they are from.
+pub fn check_for_all(
+    rules: &[NoticeRule],
+    which: List,
+    inherited: bool,
+    connections: &[Connection],
+    out: &mut Vec<Finding>,
+) {
+    let at = Path::root().key(which.key());
+    for (i, rule) in rules.iter().enumerate() {
+        let mut found = Vec::new();
+        for connection in connections {
+            check_for(rule, connection, &at.index(i), &mut found);
+        }
+        if inherited {
+            for finding in &mut found {
+                finding.path = Path::root();
+                finding.message = format!("defaults.{} of the config: {}", which.key(), finding.message);
+            }
+        }
+        found.dedup();
+        out.append(&mut found);
+    }
+}
+
+/// The URL that is pinged when a scheduled run ends: named, not held.
+pub fn heartbeat(text: Option<&str>, root: &FilePath, out: &mut Vec<Finding>) -> Option<String> {
+    let mut text = text?.to_owned();
+    let before = out.len();
+    secret(&mut text, root, &Path::root().key("heartbeat"), out);
+    (out.len() == before).then_some(text)
 }
 
 impl NoticeRule {
@@ -212,76 +235,10 @@ fn check_kinds(notice: &NoticeFile, which: List, at: &Path, out: &mut Vec<Findin
         out.push(Finding::error(at.key("file"), message).at_key());
     }
     if let Some(event) = &notice.bik_event {
-        check_event(event, &at.key("bik_event"), out);
+        bik::check_event(event, &at.key("bik_event"), out);
     }
     if let Some(ticket) = &notice.bik_ticket {
-        check_ticket(ticket, &at.key("bik_ticket"), out);
-    }
-}
-
-fn check_ticket(ticket: &BikTicketFile, at: &Path, out: &mut Vec<Finding>) {
-    let fields = object(ticket);
-    let words = [
-        ("channel", ticket.channel.as_ref().map(|word| word.to_ascii_uppercase()), &CHANNELS),
-        ("assignmentType", ticket.assignmentType.clone(), &ASSIGNMENTS),
-    ];
-    for (key, word, table) in words {
-        let Some(word) = word else { continue };
-        let Some((_, needed)) = table.iter().find(|(known, _)| *known == word) else {
-            let known = table.map(|(known, _)| known);
-            let guess = did_you_mean(&word, &known).map_or_else(String::new, |w| format!(", did you mean '{w}'?"));
-            let message = format!("unknown {key} '{word}'{guess} (BIK's page has {})", known.join(", "));
-            out.push(Finding::error(at.key(key), message));
-            continue;
-        };
-        for field in needed.iter().filter(|field| !fields.contains_key(**field)) {
-            out.push(Finding::error(at.clone(), format!("{key} {word} needs '{field}'")));
-        }
-    }
-    if ticket.channel.is_none() {
-        out.push(Finding::error(at.clone(), "bik_ticket needs 'channel'"));
-    }
-    for (key, value) in fields.iter().filter(|(_, value)| value.as_str().is_some_and(|text| text.trim().is_empty())) {
-        out.push(Finding::error(at.key(key), format!("{key} is empty ({value})")));
-    }
-}
-
-fn check_event(event: &BikEventFile, at: &Path, out: &mut Vec<Finding>) {
-    let blank = |text: &Option<String>| text.as_ref().is_none_or(|text| text.trim().is_empty());
-    if blank(&event.email) && blank(&event.phoneNumber) {
-        out.push(Finding::error(at.clone(), "bik_event needs email or phoneNumber"));
-    }
-    if blank(&event.eventName) {
-        out.push(Finding::error(at.clone(), "bik_event needs 'eventName'"));
-    }
-    match &event.eventProperties {
-        None => out.push(Finding::error(at.clone(), "bik_event needs 'eventProperties' ({} for none)")),
-        Some(properties) => {
-            for (key, value) in &properties.0 {
-                if value.0.is_null() || value.0.is_array() {
-                    let message =
-                        format!("'{key}' is text, a number, true or false, or a map (BIK's page takes no list)");
-                    out.push(Finding::error(at.key("eventProperties").key(key), message));
-                }
-            }
-        }
-    }
-    match (&event.createdAt, event.isMigration) {
-        (Some(_), None | Some(false)) => out.push(Finding::error(
-            at.key("createdAt"),
-            "createdAt without isMigration: true is rejected later by BIK's data stream (its page): set both, or neither",
-        )),
-        (None, Some(true)) => out.push(Finding::warning(
-            at.key("isMigration"),
-            "isMigration without createdAt takes the time of ingestion; BIK's page says to set both together",
-        )),
-        _ => {}
-    }
-    if let Some(text) = &event.createdAt
-        && !text.contains('{')
-        && chrono::DateTime::parse_from_rfc3339(text).is_err()
-    {
-        out.push(Finding::error(at.key("createdAt"), "createdAt is an ISO 8601 instant, as 2026-11-15T00:00:00Z"));
+        bik::check_ticket(ticket, &at.key("bik_ticket"), out);
     }
 }
 

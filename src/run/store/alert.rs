@@ -3,8 +3,6 @@
 //! Whoever tells of a run notes that in the same transaction that makes its deliveries, so nothing is told twice and nothing
 //! is forgotten. A member joins an alert once, whichever process finds it; an alert is told and closed under its row's lock.
 
-use std::time::Duration;
-
 use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::FromRow;
@@ -87,27 +85,6 @@ pub struct AlertFacts {
     pub members: Vec<MemberRow>,
     /// How many there are in all.
     pub count: i64,
-}
-
-/// A window that is not held so long after its fire.
-#[derive(Clone, Debug, FromRow)]
-pub struct LateFire {
-    /// Its series.
-    pub series_id: i64,
-    /// Job name.
-    pub job: String,
-    /// Connection name.
-    pub connection: String,
-    /// The fire.
-    pub fire_at: DateTime<Utc>,
-    /// Start of its window.
-    pub window_start: DateTime<Utc>,
-    /// Open end.
-    pub window_end: DateTime<Utc>,
-    /// The newest run of the window.
-    pub run_id: Option<Uuid>,
-    /// Where that stands.
-    pub run_state: Option<String>,
 }
 
 impl RunStore {
@@ -271,47 +248,6 @@ impl RunStore {
         tx.commit().await.map_err(doing(what))?;
         crate::crash::point("alert-closed");
         Ok(delivery.map(|delivery| delivery.id))
-    }
-
-    /// Windows of these series that are not held so long after their fire, of fires at most `back` older than that. What was
-    /// skipped, paused or is stood for by a newer instant is not wanted; what was late before the series was first seen here
-    /// is nobody's breach.
-    pub async fn late_fires(
-        &self,
-        asked: &[(String, String, f64)],
-        back: Duration,
-    ) -> Result<Vec<LateFire>, StoreError> {
-        sqlx::query_as(
-            "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end,
-                    newest.id AS run_id, newest.state AS run_state
-             FROM unnest($1::text[], $2::text[], $3::float8[]) AS asked (job, connection, late_s)
-             JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND s.in_force
-             CROSS JOIN LATERAL (
-                 SELECT * FROM fires
-                 WHERE fires.series_id = s.id
-                     AND fires.fire_at <= reportd_now() - make_interval(secs => asked.late_s)
-                     AND fires.fire_at > reportd_now() - make_interval(secs => asked.late_s + $4)
-                     AND fires.fire_at > s.first_seen_at - make_interval(secs => asked.late_s) OFFSET 0
-             ) f LEFT JOIN LATERAL (
-                 SELECT NOT v.provisional OR v.archived_at >= f.fire_at AS final FROM revisions v
-                 WHERE v.series_id = s.id AND v.window_start = f.window_start AND v.window_end = f.window_end
-                 ORDER BY v.revision DESC LIMIT 1
-             ) held ON true LEFT JOIN LATERAL (
-                 SELECT n.id, n.state FROM runs n
-                 WHERE n.series_id = s.id AND n.window_start = f.window_start AND n.window_end = f.window_end
-                 ORDER BY (n.finished_at IS NULL) DESC, n.created_at DESC LIMIT 1
-             ) newest ON true
-             WHERE f.window_start IS NOT NULL AND NOT COALESCE(held.final, false)
-                 AND (f.outcome IN ('fired', 'missed') OR (f.outcome = 'covered' AND f.run_id IS NOT NULL))
-             ORDER BY f.fire_at, s.id",
-        )
-        .bind(asked.iter().map(|(job, _, _)| job.clone()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(_, connection, _)| connection.clone()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(_, _, late_s)| *late_s).collect::<Vec<_>>())
-        .bind(back.as_secs_f64())
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing("look for windows that became late"))
     }
 
     /// Whether runs have told nobody, deliveries are due, or alerts are open: one question, answered by three indexes.

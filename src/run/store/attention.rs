@@ -1,6 +1,8 @@
-//! What may need a person, read for `status`. Each statement is served by an index and costs by what is unfinished or wrong,
+//! What may need a person, read for `status` and for alerts. Each statement is served by an index and costs by what is unfinished or wrong,
 //! not by how many runs there ever were: the newest run and the newest revision of a window are looked up by LATERAL with
 //! LIMIT, which no plan turns into a walk over the history. Nothing is written here.
+
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use sqlx::FromRow;
@@ -115,6 +117,27 @@ pub struct LateRow {
     pub run_state: Option<String>,
     /// It waits for a person.
     pub run_stuck: Option<bool>,
+}
+
+/// A window that is not held so long after its fire.
+#[derive(Clone, Debug, FromRow)]
+pub struct LateFire {
+    /// Its series.
+    pub series_id: i64,
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
+    /// The fire.
+    pub fire_at: DateTime<Utc>,
+    /// Start of its window.
+    pub window_start: DateTime<Utc>,
+    /// Open end.
+    pub window_end: DateTime<Utc>,
+    /// The newest run of the window.
+    pub run_id: Option<Uuid>,
+    /// Where that stands.
+    pub run_state: Option<String>,
 }
 
 /// A process that serves, or did.
@@ -249,6 +272,47 @@ impl RunStore {
         .fetch_all(&self.pool)
         .await
         .map_err(doing("look for windows that are late"))
+    }
+
+    /// Windows of these series that are not held so long after their fire, of fires at most `back` older than that. What was
+    /// skipped, paused or is stood for by a newer instant is not wanted; what was late before the series was first seen here
+    /// is nobody's breach.
+    pub async fn late_fires(
+        &self,
+        asked: &[(String, String, f64)],
+        back: Duration,
+    ) -> Result<Vec<LateFire>, StoreError> {
+        sqlx::query_as(
+            "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end,
+                    newest.id AS run_id, newest.state AS run_state
+             FROM unnest($1::text[], $2::text[], $3::float8[]) AS asked (job, connection, late_s)
+             JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND s.in_force
+             CROSS JOIN LATERAL (
+                 SELECT * FROM fires
+                 WHERE fires.series_id = s.id
+                     AND fires.fire_at <= reportd_now() - make_interval(secs => asked.late_s)
+                     AND fires.fire_at > reportd_now() - make_interval(secs => asked.late_s + $4)
+                     AND fires.fire_at > s.first_seen_at - make_interval(secs => asked.late_s) OFFSET 0
+             ) f LEFT JOIN LATERAL (
+                 SELECT NOT v.provisional OR v.archived_at >= f.fire_at AS final FROM revisions v
+                 WHERE v.series_id = s.id AND v.window_start = f.window_start AND v.window_end = f.window_end
+                 ORDER BY v.revision DESC LIMIT 1
+             ) held ON true LEFT JOIN LATERAL (
+                 SELECT n.id, n.state FROM runs n
+                 WHERE n.series_id = s.id AND n.window_start = f.window_start AND n.window_end = f.window_end
+                 ORDER BY (n.finished_at IS NULL) DESC, n.created_at DESC LIMIT 1
+             ) newest ON true
+             WHERE f.window_start IS NOT NULL AND NOT COALESCE(held.final, false)
+                 AND (f.outcome IN ('fired', 'missed') OR (f.outcome = 'covered' AND f.run_id IS NOT NULL))
+             ORDER BY f.fire_at, s.id",
+        )
+        .bind(asked.iter().map(|(job, _, _)| job.clone()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, connection, _)| connection.clone()).collect::<Vec<_>>())
+        .bind(asked.iter().map(|(_, _, late_s)| *late_s).collect::<Vec<_>>())
+        .bind(back.as_secs_f64())
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look for windows that became late"))
     }
 
     /// Which of these windows are neither held nor worked on.
