@@ -305,10 +305,10 @@ mod tests {
         assert_eq!(ratings.columns, ["Chats", "Good", "Bad"]);
         assert_eq!(rows(&ratings), ["Sun 1 Mar 100 40 | 2 | 0", "Mon 2 Mar 0 0 | 0 | 0", "Tue 3 Mar 25 10 | 0 | 0"]);
         let times = chart(&json!({"name": "response-time-report", "records":
-            {"09:00": {"count": 3, "response_time": 21.54}, "10:00": {}, "11:00": {"count": 1, "response_time": 3725}}}));
+            {"09:00": {"count": 3, "response_time": 9.54}, "10:00": {}, "11:00": {"count": 1, "response_time": 3725}}}));
         let times = times.unwrap();
         assert_eq!(times.key, "Time");
-        assert_eq!(rows(&times), ["09:00 1 21.5 s | 3", "10:00 0 – | 0", "11:00 100 1h 02m | 1"]);
+        assert_eq!(rows(&times), ["09:00 1 9.5 s | 3", "10:00 0 – | 0", "11:00 100 1h 02m | 1"]);
     }
 
     #[test]
