@@ -101,7 +101,12 @@ pub fn attachment_name(job: &str, connection: &str, window_label: &str, file_nam
 
 fn subject_line(email: &Email, about: &About) -> String {
     let own = email.subject.as_ref().map(|text| one_line(&about.fill(text), SUBJECT)).unwrap_or_default();
-    if own.is_empty() { one_line(&our_subject(about), SUBJECT) } else { own }
+    match about.cause {
+        _ if own.is_empty() => one_line(&our_subject(about), SUBJECT),
+        // The people who wrote it thought of a failure.
+        Cause::Recovered => one_line(&format!("Works again: {own}"), SUBJECT),
+        _ => own,
+    }
 }
 
 fn our_subject(about: &About) -> String {

@@ -274,7 +274,7 @@ impl Worker {
         let mut attachments = Vec::new();
         if attach && (bytes > ATTACHED || files.len() > FILES) {
             let mib = ATTACHED / (1024 * 1024);
-            report.left_out = Some(format!("nothing is attached: the limit is {mib} MiB and {FILES} files"));
+            report.left_out = Some(format!("the limit is {mib} MiB and {FILES} files"));
         } else if attach {
             for file in &files {
                 let Some(content) = self.intact(file).await else {
