@@ -121,6 +121,7 @@ fn our_subject(about: &About) -> String {
     };
     let names = names(about);
     match about.members.as_slice() {
+        _ if about.cause == Cause::Recovered && stays(about) => format!("{word}: {}", listed(&names)),
         [one] if about.more == 0 => format!("{word}: {} {}", subject(one), window(one).unwrap_or_default()),
         members => {
             let days = range(members).map_or_else(String::new, |days| format!(", {days}"));
@@ -128,6 +129,12 @@ fn our_subject(about: &About) -> String {
             format!("{word}: {what}{days}, {listed}")
         }
     }
+}
+
+/// Whether it works again while the windows that were told of may still be missing: one run that works ends the trouble of its
+/// whole series.
+fn stays(about: &About) -> bool {
+    matches!(about.after, Some(Cause::Failed | Cause::Held))
 }
 
 /// What the members are.
@@ -201,6 +208,7 @@ fn lead(about: &About) -> String {
             Cause::Recovered if accounts => {
                 format!("{} takes the account of {} again; its runs go on.", one.vendor, one.connection)
             }
+            Cause::Recovered if stays(about) => format!("{name} works again: a later run brought its report."),
             Cause::Recovered => match window(one) {
                 Some(window) => format!("{name} works again: the report for {window} ({}) came.", zone(one).name()),
                 None => format!("{name} works again."),
@@ -209,6 +217,10 @@ fn lead(about: &About) -> String {
     }
     let days = range(&about.members).map_or_else(String::new, |days| format!(", {days}"));
     let what = format!("{}{days}", counted(about.count(), noun(about)));
+    if about.cause == Cause::Recovered && stays(about) {
+        let besides = if about.more > 0 { " and others" } else { "" };
+        return format!("{}{besides}: it works again, after trouble with {what}.", listed(&names(about)));
+    }
     let did = match about.cause {
         Cause::Archived => "are in the archive",
         Cause::Empty => "have no rows",
@@ -228,8 +240,12 @@ fn explained(about: &About) -> Option<&'static str> {
     match (about.cause, about.after) {
         (Cause::Empty, _) => Some("The vendor's answer is well-formed, only empty; it is kept in the archive."),
         (Cause::Held, _) => Some("Nobody knows whether the vendor made the report. Look, and say."),
-        (Cause::Recovered, Some(Cause::Failed)) => Some("An earlier notice told of a failure."),
-        (Cause::Recovered, Some(Cause::Held)) => Some("An earlier notice told of a held run."),
+        (Cause::Recovered, Some(Cause::Failed)) => {
+            Some("An earlier notice told of a failure. What failed then is not fetched by itself.")
+        }
+        (Cause::Recovered, Some(Cause::Held)) => {
+            Some("An earlier notice told of a held run. One that is still held waits for your word.")
+        }
         (Cause::Recovered, Some(Cause::Late)) => Some("An earlier notice told that it was late."),
         (Cause::Recovered, Some(Cause::Breaker)) => Some("An earlier notice told that the vendor refused it."),
         _ => None,
@@ -291,7 +307,12 @@ fn facts(about: &About, member: &Member, report: Option<&Report>) -> Vec<(&'stat
         Cause::Archived | Cause::Empty => "Archived",
         Cause::Failed => "Failed",
         Cause::Held | Cause::Breaker | Cause::Late => "Since",
-        Cause::Recovered => "Came",
+        // The time is that of the trouble.
+        Cause::Recovered => match about.after {
+            Some(Cause::Failed) => "Failed",
+            Some(Cause::Late) => "Due",
+            _ => "Since",
+        },
     };
     facts.push((when, format!("{} ({})", time(member.at, zone), zone.name())));
     facts.extend(member.run_id.map(|run| ("Run", format!("reportd show {}", short(run)))));

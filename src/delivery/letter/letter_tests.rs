@@ -178,7 +178,7 @@ fn a_subject_is_the_job_files_own_or_says_what_happened_to_which_report_for_whic
     assert_eq!(subject(&plain(), &failed), "Failed: ratings@north 2026-03-03");
     let recovered = About { cause: Cause::Recovered, after: Some(Cause::Failed), ..failed.clone() };
     assert_eq!(subject(&titled("ratings FAILED: {failure}"), &recovered), "Works again: ratings FAILED: no");
-    assert_eq!(subject(&titled(" "), &recovered), "Works again: ratings@north 2026-03-03");
+    assert_eq!(subject(&titled(" "), &recovered), "Works again: ratings@north");
     let long = subject(&titled(&"ж ".repeat(300)), &failed);
     assert!(long.chars().count() <= 200 && long.ends_with("ж…"), "{long}");
     for blank in ["", " \t", "\r\n\u{0}", "\u{202e}\u{feff}"] {
@@ -214,6 +214,20 @@ fn the_first_line_says_what_happened_to_which_report_and_for_which_days() {
     ] {
         assert_eq!(first(&one(cause)), line);
     }
+    // One run that works says nothing of the window that failed.
+    let after = |cause, days| {
+        let members = (1..=days).map(|day| member("ratings@north", day, None)).collect();
+        About { after: Some(cause), ..about(Cause::Recovered, members) }
+    };
+    assert_eq!(first(&after(Cause::Failed, 1)), "ratings@north works again: a later run brought its report.");
+    assert_eq!(
+        first(&after(Cause::Held, 2)),
+        "ratings@north: it works again, after trouble with 2 windows, 2026-03-01 to 2026-03-02."
+    );
+    assert_eq!(
+        first(&after(Cause::Late, 1)),
+        "ratings@north works again: the report for 2026-03-01 (Asia/Kolkata) came."
+    );
     let refused = about(Cause::Breaker, vec![account("north", "bik", Some("401"))]);
     assert_eq!(first(&refused), "bik refuses the account of north; its runs wait.");
     let group = about(Cause::Failed, (1..=17).map(|day| member("ratings@north", day, None)).collect());
