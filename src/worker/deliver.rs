@@ -46,6 +46,9 @@ const PERSON: Duration = Duration::from_secs(300);
 /// A BIK create whose account's rate lets it wait longer than this is put off instead.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a command sends of one kind at once.
+const AT_ONCE: i64 = 8;
+
 /// Between two looks of a command that waits for its notices.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -122,7 +125,7 @@ impl Worker {
                 // let it out twice.
                 () = tokio::time::sleep(LEASE / 3), if kind.repeatable() => self.store.renew_delivery(row.id, token).await?,
                 () = &mut cut, if kind.repeatable() => {
-                    let words = "the process was stopped while it was sending";
+                    let words = "no answer had come when the process ended";
                     return self.store.put_off_delivery(row.id, token, Duration::ZERO, kind.give_up(), words).await;
                 }
             }
@@ -162,19 +165,26 @@ impl Worker {
     }
 
     /// Sends what is due about these runs, and these deliveries, and again what is soon due again, until all is over or `until`.
-    /// Returns how many are left.
+    /// Of the kinds of notices none keeps another waiting. Returns how many are left.
     pub async fn deliver_of(&self, runs: &[Uuid], also: &[Uuid], until: Instant) -> Result<i64, StoreError> {
-        let most: Vec<(&'static str, i64)> = Kind::ALL.iter().map(|kind| (kind.as_str(), 8)).collect();
+        let open = self.store.deliveries_open(runs, also).await?;
+        let kinds = Kind::ALL.into_iter().filter(|kind| open.iter().any(|(open, _)| open == kind.as_str()));
+        let sent = kinds.map(|kind| self.deliver_kind(kind, runs, also, until));
+        Ok(futures_util::future::try_join_all(sent).await?.into_iter().sum())
+    }
+
+    async fn deliver_kind(&self, kind: Kind, runs: &[Uuid], also: &[Uuid], until: Instant) -> Result<i64, StoreError> {
         loop {
-            let (claimed, _) = self.store.claim_deliveries(&most, Some((runs, also))).await?;
-            let sent = claimed.iter().map(|row| self.deliver(row, std::future::pending()));
+            let (claimed, _) = self.store.claim_deliveries(&[(kind.as_str(), AT_ONCE)], Some((runs, also))).await?;
+            let sent = claimed.iter().map(|row| self.deliver(row, tokio::time::sleep_until(until.into())));
             for result in futures_util::future::join_all(sent).await {
                 match result {
                     Ok(()) | Err(StoreError::LeaseLost) => {}
                     Err(error) => return Err(error),
                 }
             }
-            let left = self.store.deliveries_open(runs, also).await?;
+            let open = self.store.deliveries_open(runs, also).await?;
+            let left = open.into_iter().find(|(open, _)| open == kind.as_str()).map_or(0, |(_, left)| left);
             if left == 0 || Instant::now() >= until {
                 return Ok(left);
             }
