@@ -196,7 +196,8 @@ async fn answers(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Erro
     let look = async {
         // Equal in the first statement of a transaction, as every statement outside of one is: as a simple query, since in a
         // prepared one the statement begins again, and later, when it is executed.
-        let row = sqlx::raw_sql("SELECT transaction_timestamp() < statement_timestamp()").fetch_one(&mut *connection).await?;
+        let row =
+            sqlx::raw_sql("SELECT transaction_timestamp() < statement_timestamp()").fetch_one(&mut *connection).await?;
         let in_transaction: bool = row.try_get(0)?;
         if in_transaction {
             sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
