@@ -12,7 +12,7 @@ use crate::app::{ArchiveUse, Selection};
 use crate::delivery::{Kind, State};
 use crate::run::store::StoreError;
 use crate::run::store::delivery::{DeliveryFilter, DeliveryRow};
-use crate::view::DeliveryView;
+use crate::view::delivery::DeliveryView;
 
 /// How long `delivery retry` waits for the other side.
 const PATIENCE: Duration = Duration::from_secs(90);
