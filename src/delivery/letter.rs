@@ -196,7 +196,7 @@ fn lead(about: &About) -> String {
             Cause::Recovered if accounts => {
                 format!("{} takes the account of {} again; its runs go on.", one.vendor, one.connection)
             }
-            Cause::Recovered => match window(one) {
+            Cause::Recovered => match window(one).filter(|_| about.after == Some(Cause::Late)) {
                 Some(window) => format!("{name} works again: the report for {window} ({}) came.", zone(one).name()),
                 None => format!("{name} works again."),
             },
@@ -212,7 +212,8 @@ fn lead(about: &About) -> String {
         Cause::Breaker => "are refused by their vendors; their runs wait",
         Cause::Late => "are late: they are not in the archive",
         Cause::Recovered if accounts => "are taken again; their runs go on",
-        Cause::Recovered => "came, and all works again",
+        Cause::Recovered if about.after == Some(Cause::Late) => "came, and all works again",
+        Cause::Recovered => "were in trouble, and all works again",
     };
     let besides = if about.more > 0 { " and others" } else { "" };
     format!("{}{besides}: {what}, {did}.", listed(&names(about)))
@@ -223,8 +224,12 @@ fn explained(about: &About) -> Option<&'static str> {
     match (about.cause, about.after) {
         (Cause::Empty, _) => Some("The vendor's answer is well-formed, only empty; it is kept in the archive."),
         (Cause::Held, _) => Some("Nobody knows whether the vendor made the report. Look, and say."),
-        (Cause::Recovered, Some(Cause::Failed)) => Some("An earlier notice told of a failure."),
-        (Cause::Recovered, Some(Cause::Held)) => Some("An earlier notice told of a held run."),
+        (Cause::Recovered, Some(Cause::Failed)) => {
+            Some("An earlier notice told of a failure; a later run went well. What failed stays a gap until it is fetched.")
+        }
+        (Cause::Recovered, Some(Cause::Held)) => {
+            Some("An earlier notice told of a held run; a later run of the same series went well.")
+        }
         (Cause::Recovered, Some(Cause::Late)) => Some("An earlier notice told that it was late."),
         (Cause::Recovered, Some(Cause::Breaker)) => Some("An earlier notice told that the vendor refused it."),
         _ => None,
@@ -286,7 +291,7 @@ fn facts(about: &About, member: &Member, report: Option<&Report>) -> Vec<(&'stat
         Cause::Archived | Cause::Empty => "Archived",
         Cause::Failed => "Failed",
         Cause::Held | Cause::Breaker | Cause::Late => "Since",
-        Cause::Recovered => "Came",
+        Cause::Recovered => "Trouble since",
     };
     facts.push((when, format!("{} ({})", time(member.at, zone), zone.name())));
     facts.extend(member.run_id.map(|run| ("Run", format!("reportd show {}", short(run)))));

@@ -366,7 +366,11 @@ fn alert_delivery(facts: &AlertFacts, over: bool) -> Option<NewDelivery> {
     let notice: Notice = serde_json::from_value(facts.notice.clone()).ok()?;
     let cause = Cause::try_from(facts.cause.clone()).ok()?;
     let told = facts.members.iter().filter(|row| !over || row.works == Some(true));
-    let members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    let mut members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    if over {
+        // What was wrong is over: a receiver must not take it for what is.
+        members.iter_mut().for_each(|member| member.failure = None);
+    }
     if members.is_empty() || (over && !notice.kind().repeatable()) {
         // A ticket is ended by whoever works on it, and an event that says "failed" is not taken back by another.
         return None;

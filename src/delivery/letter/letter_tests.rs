@@ -207,10 +207,12 @@ fn the_first_line_says_what_happened_to_which_report_and_for_which_days() {
         (Cause::Failed, "ratings@north for 2026-03-03 (Asia/Kolkata) failed."),
         (Cause::Held, "ratings@north for 2026-03-03 (Asia/Kolkata) is held and waits for your word."),
         (Cause::Late, "ratings@north for 2026-03-03 (Asia/Kolkata) is late: it is not in the archive."),
-        (Cause::Recovered, "ratings@north works again: the report for 2026-03-03 (Asia/Kolkata) came."),
+        (Cause::Recovered, "ratings@north works again."),
     ] {
         assert_eq!(first(&one(cause)), line);
     }
+    let came = About { after: Some(Cause::Late), ..one(Cause::Recovered) };
+    assert_eq!(first(&came), "ratings@north works again: the report for 2026-03-03 (Asia/Kolkata) came.");
     let refused = about(Cause::Breaker, vec![account("north", "bik", Some("401"))]);
     assert_eq!(first(&refused), "bik refuses the account of north; its runs wait.");
     let group = about(Cause::Failed, (1..=17).map(|day| member("ratings@north", day, None)).collect());
