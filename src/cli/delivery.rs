@@ -69,7 +69,9 @@ impl Deliveries {
         db.close().await;
         let rows = rows?;
         if cx.json() {
-            rows.iter().for_each(|row| say_json(&DeliveryView::of(row)));
+            for row in &rows {
+                say_json(&DeliveryView::of(row));
+            }
             return Ok(Exit::Done);
         }
         say(&if rows.is_empty() { "no deliveries".to_owned() } else { table(&rows) });

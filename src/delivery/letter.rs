@@ -224,9 +224,9 @@ fn explained(about: &About) -> Option<&'static str> {
     match (about.cause, about.after) {
         (Cause::Empty, _) => Some("The vendor's answer is well-formed, only empty; it is kept in the archive."),
         (Cause::Held, _) => Some("Nobody knows whether the vendor made the report. Look, and say."),
-        (Cause::Recovered, Some(Cause::Failed)) => {
-            Some("An earlier notice told of a failure; a later run went well. What failed stays a gap until it is fetched.")
-        }
+        (Cause::Recovered, Some(Cause::Failed)) => Some(
+            "An earlier notice told of a failure; a later run went well. What failed stays a gap until it is fetched.",
+        ),
         (Cause::Recovered, Some(Cause::Held)) => {
             Some("An earlier notice told of a held run; a later run of the same series went well.")
         }

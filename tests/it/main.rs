@@ -35,6 +35,8 @@ mod mail;
 #[cfg(test)]
 mod matrix;
 #[cfg(test)]
+mod notice_files;
+#[cfg(test)]
 mod notices;
 #[cfg(test)]
 mod outage;
