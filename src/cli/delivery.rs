@@ -53,7 +53,8 @@ struct Id {
 /// One line about a delivery, as `show` prints it.
 pub(super) fn line(view: &DeliveryView) -> String {
     let words = view.words.as_deref().map_or(String::new(), |words| format!(": {words}"));
-    format!("{} {} to {}  {} ({} tries){words}", view.cause, view.kind, view.target, view.state, view.tries)
+    let tries = if view.tries == 1 { "1 try".to_owned() } else { format!("{} tries", view.tries) };
+    format!("{} {} to {}  {} ({}){words}", view.cause, view.kind, view.target, view.state, tries)
 }
 
 impl Deliveries {

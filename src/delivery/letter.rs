@@ -257,7 +257,8 @@ fn commonest(blocks: &mut Vec<Block<'_>>, about: &About) {
     // The first of those that were said as often.
     let most = said.iter().rev().max_by_key(|(_, times)| *times).filter(|(_, times)| *times > 1);
     if let Some((text, times)) = most {
-        blocks.push(Block::Say(format!("Of {times} of them this was told:")));
+        let of = if *times == about.count() { "All of them".to_owned() } else { format!("{times} of them") };
+        blocks.push(Block::Say(format!("{of}:")));
         blocks.push(Block::Quote(text.clone()));
     }
 }
