@@ -314,7 +314,7 @@ fn a_group_names_every_window_it_was_given_and_counts_the_others() {
         // Once a series, not once a window.
         assert_eq!(text.matches("gave_up: HTTP 502").count(), 3);
         let text = squeezed(&text.replace('>', ""));
-        assert!(text.contains("Of 51 of them this was told: gave_up: HTTP 503 What to do"), "{text}");
+        assert!(text.contains("51 of them: gave_up: HTTP 503 What to do"), "{}", &text[..300]);
     }
     // Gmail cuts what is longer.
     assert!(letter.html.len() < 102_000, "{}", letter.html.len());
