@@ -72,7 +72,7 @@ pub(super) async fn run(in_force: watch::Receiver<Arc<InForce>>, wake: Arc<Notif
     desk.tracker.wait().await;
 }
 
-/// What each series tells of beside its runs.
+/// What each series tells of beside its runs; those that tell nobody are left out.
 fn listeners_of(in_force: &InForce) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for job in in_force.jobs.values() {
@@ -80,12 +80,16 @@ fn listeners_of(in_force: &InForce) -> Vec<Listener> {
             let Some(connection) = job::connection(&in_force.settings.connections, &series.connection) else {
                 continue;
             };
+            let alert = job.telling(connection).of(TriggerWord::Schedule).alert;
+            if alert.is_empty() {
+                continue;
+            }
             listeners.push(Listener {
                 job: job.name.clone(),
                 connection: series.connection.clone(),
                 vendor: job.vendor().as_str(),
                 zone: series.zone,
-                alert: job.telling(connection).of(TriggerWord::Schedule).alert,
+                alert,
                 late_after: job.policy.late_after,
                 waivers: job.waivers.clone(),
             });

@@ -248,8 +248,7 @@ fn breaker_joining(breaker: &OpenBreakerRow, notice: &Notice) -> Joining {
 /// Windows that became late; returns whether there were any.
 async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
     let asks = |listener: &Listener| {
-        let after = listener.late_after.filter(|_| !listener.alert.is_empty())?;
-        Some((listener.job.clone(), listener.connection.clone(), after.as_secs_f64()))
+        Some((listener.job.clone(), listener.connection.clone(), listener.late_after?.as_secs_f64()))
     };
     let asked: Vec<(String, String, f64)> = listeners.iter().filter_map(asks).collect();
     if asked.is_empty() {
