@@ -12,7 +12,7 @@ use crate::app::{ArchiveUse, Selection};
 use crate::delivery::{Kind, State};
 use crate::run::store::StoreError;
 use crate::run::store::delivery::{DeliveryFilter, DeliveryRow};
-use crate::view::DeliveryView;
+use crate::view::delivery::DeliveryView;
 
 /// How long `delivery retry` waits for the other side.
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -53,7 +53,8 @@ struct Id {
 /// One line about a delivery, as `show` prints it.
 pub(super) fn line(view: &DeliveryView) -> String {
     let words = view.words.as_deref().map_or(String::new(), |words| format!(": {words}"));
-    format!("{} {} to {}  {} ({} tries){words}", view.cause, view.kind, view.target, view.state, view.tries)
+    let tries = if view.tries == 1 { "1 try".to_owned() } else { format!("{} tries", view.tries) };
+    format!("{} {} to {}  {} ({}){words}", view.cause, view.kind, view.target, view.state, tries)
 }
 
 impl Deliveries {
@@ -69,7 +70,9 @@ impl Deliveries {
         db.close().await;
         let rows = rows?;
         if cx.json() {
-            rows.iter().for_each(|row| say_json(&DeliveryView::of(row)));
+            for row in &rows {
+                say_json(&DeliveryView::of(row));
+            }
             return Ok(Exit::Done);
         }
         say(&if rows.is_empty() { "no deliveries".to_owned() } else { table(&rows) });

@@ -76,7 +76,9 @@ impl RunJob {
         let mut fires = self.fires(cx, &files)?;
         if self.no_deliver || self.sandbox {
             // A rehearsal tells nobody of what never happened.
-            fires.iter_mut().for_each(|fire| fire.telling = Telling::default());
+            for fire in &mut fires {
+                fire.telling = Telling::default();
+            }
         }
         if !(self.mail || self.sandbox || self.dry_run) {
             refuse_mail(&files, &fires)?;

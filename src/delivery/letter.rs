@@ -208,8 +208,7 @@ fn lead(about: &About) -> String {
             Cause::Recovered if accounts => {
                 format!("{} takes the account of {} again; its runs go on.", one.vendor, one.connection)
             }
-            Cause::Recovered if stays(about) => format!("{name} works again: a later run brought its report."),
-            Cause::Recovered => match window(one) {
+            Cause::Recovered => match window(one).filter(|_| about.after == Some(Cause::Late)) {
                 Some(window) => format!("{name} works again: the report for {window} ({}) came.", zone(one).name()),
                 None => format!("{name} works again."),
             },
@@ -217,10 +216,6 @@ fn lead(about: &About) -> String {
     }
     let days = range(&about.members).map_or_else(String::new, |days| format!(", {days}"));
     let what = format!("{}{days}", counted(about.count(), noun(about)));
-    if about.cause == Cause::Recovered && stays(about) {
-        let besides = if about.more > 0 { " and others" } else { "" };
-        return format!("{}{besides}: it works again, after trouble with {what}.", listed(&names(about)));
-    }
     let did = match about.cause {
         Cause::Archived => "are in the archive",
         Cause::Empty => "have no rows",
@@ -229,7 +224,8 @@ fn lead(about: &About) -> String {
         Cause::Breaker => "are refused by their vendors; their runs wait",
         Cause::Late => "are late: they are not in the archive",
         Cause::Recovered if accounts => "are taken again; their runs go on",
-        Cause::Recovered => "came, and all works again",
+        Cause::Recovered if about.after == Some(Cause::Late) => "came, and all works again",
+        Cause::Recovered => "were in trouble, and all works again",
     };
     let besides = if about.more > 0 { " and others" } else { "" };
     format!("{}{besides}: {what}, {did}.", listed(&names(about)))
@@ -240,11 +236,11 @@ fn explained(about: &About) -> Option<&'static str> {
     match (about.cause, about.after) {
         (Cause::Empty, _) => Some("The vendor's answer is well-formed, only empty; it is kept in the archive."),
         (Cause::Held, _) => Some("Nobody knows whether the vendor made the report. Look, and say."),
-        (Cause::Recovered, Some(Cause::Failed)) => {
-            Some("An earlier notice told of a failure. What failed then is not fetched by itself.")
-        }
+        (Cause::Recovered, Some(Cause::Failed)) => Some(
+            "An earlier notice told of a failure; a later run went well. What failed stays a gap until it is fetched.",
+        ),
         (Cause::Recovered, Some(Cause::Held)) => {
-            Some("An earlier notice told of a held run. One that is still held waits for your word.")
+            Some("An earlier notice told of a held run; a later run of the same series went well.")
         }
         (Cause::Recovered, Some(Cause::Late)) => Some("An earlier notice told that it was late."),
         (Cause::Recovered, Some(Cause::Breaker)) => Some("An earlier notice told that the vendor refused it."),
@@ -273,7 +269,8 @@ fn commonest(blocks: &mut Vec<Block<'_>>, about: &About) {
     // The first of those that were said as often.
     let most = said.iter().rev().max_by_key(|(_, times)| *times).filter(|(_, times)| *times > 1);
     if let Some((text, times)) = most {
-        blocks.push(Block::Say(format!("Of {times} of them this was told:")));
+        let of = if *times == about.count() { "All of them".to_owned() } else { format!("{times} of them") };
+        blocks.push(Block::Say(format!("{of}:")));
         blocks.push(Block::Quote(text.clone()));
     }
 }
@@ -307,12 +304,7 @@ fn facts(about: &About, member: &Member, report: Option<&Report>) -> Vec<(&'stat
         Cause::Archived | Cause::Empty => "Archived",
         Cause::Failed => "Failed",
         Cause::Held | Cause::Breaker | Cause::Late => "Since",
-        // The time is that of the trouble.
-        Cause::Recovered => match about.after {
-            Some(Cause::Failed) => "Failed",
-            Some(Cause::Late) => "Due",
-            _ => "Since",
-        },
+        Cause::Recovered => "Trouble since",
     };
     facts.push((when, format!("{} ({})", time(member.at, zone), zone.name())));
     facts.extend(member.run_id.map(|run| ("Run", format!("reportd show {}", short(run)))));

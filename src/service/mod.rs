@@ -108,7 +108,7 @@ pub async fn serve(
         watcher.watch(news, reload, stop.clone()),
         workers.clone().hear(service.store.clone()),
         workers.clone().sweep(),
-        notices::run(service.in_force.subscribe(), stop.clone()),
+        notices::run(service.in_force.subscribe(), workers.ended(), stop.clone()),
     );
     beside.spawn(async move {
         files.await;

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::Instrument;
@@ -15,14 +15,17 @@ use super::in_force::InForce;
 use crate::delivery::Kind;
 use crate::job;
 use crate::job::notice::file::TriggerWord;
-use crate::run::store::StoreError;
 use crate::run::store::delivery::DeliveryRow;
+use crate::run::store::{RunStore, StoreError};
 use crate::telemetry::Chain;
 use crate::worker::Worker;
 use crate::worker::herald::{Herald, Listener};
 
-/// Between two looks: one statement when there is nothing to do.
-const LOOK: Duration = Duration::from_secs(2);
+/// Between two looks when nobody wakes the loop: one statement when there is nothing to do.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Between two looks when there is something to do.
+const BUSY: Duration = Duration::from_millis(200);
 
 /// What a kind of notice sends at once, over one process.
 const OF_KIND: i64 = 8;
@@ -31,37 +34,45 @@ const OF_KIND: i64 = 8;
 const GRACE: Duration = Duration::from_secs(10);
 
 /// Tells and delivers until told to stop; then waits for what is under way.
-pub(super) async fn run(in_force: watch::Receiver<Arc<InForce>>, stop: CancellationToken) {
+pub(super) async fn run(in_force: watch::Receiver<Arc<InForce>>, wake: Arc<Notify>, stop: CancellationToken) {
     let mut herald = Herald::default();
     let desk = Desk { sending: Arc::default(), tracker: TaskTracker::new(), stop: stop.clone() };
+    // A question of its own connection costs one statement; the pool's would cost two.
+    let mut own: Option<RunStore> = None;
     let mut listeners: (i64, Arc<Vec<Listener>>) = (-1, Arc::default());
     while !stop.is_cancelled() {
         let present = Arc::clone(&in_force.borrow());
         if listeners.0 != present.generation {
             listeners = (present.generation, Arc::new(listeners_of(&present)));
         }
-        let turn = tokio::time::timeout(PATIENCE, desk.turn(&present.worker, &mut herald, &listeners.1));
+        let store = own.get_or_insert_with(|| present.worker.store.on_own_connection());
+        let turn = tokio::time::timeout(PATIENCE, desk.turn(store, &present.worker, &mut herald, &listeners.1));
         let busy = tokio::select! {
             turned = turn => match turned {
                 Ok(Ok(busy)) => busy,
                 Ok(Err(error)) => {
                     tracing::debug!(error = %Chain(&error), "notices wait for the database");
+                    own = None;
                     false
                 }
-                Err(_) => false,
+                Err(_) => {
+                    own = None;
+                    false
+                }
             },
             () = stop.cancelled() => false,
         };
         tokio::select! {
             () = stop.cancelled() => {}
-            () = tokio::time::sleep(if busy { LOOK / 10 } else { LOOK }) => {}
+            () = wake.notified() => tokio::time::sleep(BUSY).await,
+            () = tokio::time::sleep(if busy { BUSY } else { LOOK }) => {}
         }
     }
     desk.tracker.close();
     desk.tracker.wait().await;
 }
 
-/// What each series tells of beside its runs.
+/// What each series tells of beside its runs; those that tell nobody are left out.
 fn listeners_of(in_force: &InForce) -> Vec<Listener> {
     let mut listeners = Vec::new();
     for job in in_force.jobs.values() {
@@ -69,12 +80,16 @@ fn listeners_of(in_force: &InForce) -> Vec<Listener> {
             let Some(connection) = job::connection(&in_force.settings.connections, &series.connection) else {
                 continue;
             };
+            let alert = job.telling(connection).of(TriggerWord::Schedule).alert;
+            if alert.is_empty() {
+                continue;
+            }
             listeners.push(Listener {
                 job: job.name.clone(),
                 connection: series.connection.clone(),
                 vendor: job.vendor().as_str(),
                 zone: series.zone,
-                alert: job.telling(connection).of(TriggerWord::Schedule).alert,
+                alert,
                 late_after: job.policy.late_after,
                 waivers: job.waivers.clone(),
             });
@@ -91,11 +106,17 @@ struct Desk {
 }
 
 impl Desk {
-    /// One look; returns whether more may be due at once.
-    async fn turn(&self, worker: &Worker, herald: &mut Herald, listeners: &[Listener]) -> Result<bool, StoreError> {
-        let news = worker.store.news().await?;
+    /// One look; returns whether more may be due soon: an alert gathers for seconds only.
+    async fn turn(
+        &self,
+        store: &RunStore,
+        worker: &Worker,
+        herald: &mut Herald,
+        listeners: &[Listener],
+    ) -> Result<bool, StoreError> {
+        let news = store.news().await?;
         herald.pass(&worker.store, listeners, news).await?;
-        if !(news.due || news.untold) {
+        if !(news.due || news.untold || news.alerts) {
             return Ok(false);
         }
         let most: Vec<(&'static str, i64)> = {

@@ -71,6 +71,8 @@ pub struct Workers {
     held: Arc<AtomicBool>,
     /// Tells a job's outside watcher that its run began.
     heart: Heart,
+    /// Wakes who tells of runs: a step has ended.
+    ended: Arc<Notify>,
 }
 
 /// One step's place and its lease: given back when the step ends, however it does. A lease that outlived a step that panicked
@@ -92,6 +94,7 @@ impl Drop for Place {
         }
         drop(running);
         self.workers.wake.notify_one();
+        self.workers.ended.notify_one();
     }
 }
 
@@ -107,12 +110,18 @@ impl Workers {
             tracker: TaskTracker::new(),
             held: Arc::default(),
             heart,
+            ended: Arc::default(),
         }
     }
 
     /// Claims nothing as long as `held`.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::Relaxed);
+    }
+
+    /// Notified whenever a step has ended: its run may have something to tell.
+    pub fn ended(&self) -> Arc<Notify> {
+        Arc::clone(&self.ended)
     }
 
     /// Something may be due now.

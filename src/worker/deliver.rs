@@ -176,6 +176,7 @@ impl Worker {
     async fn deliver_kind(&self, kind: Kind, runs: &[Uuid], also: &[Uuid], until: Instant) -> Result<i64, StoreError> {
         loop {
             let (claimed, _) = self.store.claim_deliveries(&[(kind.as_str(), AT_ONCE)], Some((runs, also))).await?;
+            // At `until` a send that may be repeated is given back; a BIK create is finished.
             let sent = claimed.iter().map(|row| self.deliver(row, tokio::time::sleep_until(until.into())));
             for result in futures_util::future::join_all(sent).await {
                 match result {
@@ -362,9 +363,10 @@ impl Worker {
             max_in_flight: account.limits.max_in_flight,
             secret: &secrets.fingerprint,
         };
-        loop {
+        let probes = loop {
             match self.store.admit(&permit).await.map_err(|e| Trouble::later(Chain(&e).to_string()))? {
-                Admission::Now | Admission::Probe | Admission::Full { .. } => break,
+                Admission::Probe => break true,
+                Admission::Now | Admission::Full { .. } => break false,
                 Admission::Rate(wait) if asked.elapsed() + wait < PATIENCE => tokio::time::sleep(wait).await,
                 Admission::Rate(wait) => {
                     return Err(Trouble::Later { why: "the account's rate is used up".into(), after: Some(wait) });
@@ -373,13 +375,18 @@ impl Worker {
                     return Err(Trouble::Person(format!("the breaker of {name}/bik is open: {reason}")));
                 }
             }
-        }
+        };
         // A process that was frozen since it claimed has lost its claim: somebody else may have been told to send it.
         if asked.elapsed() + account.limits.timeout >= LEASE / 2 {
             return Err(Trouble::later("the process stood still while it was about to send"));
         }
         let call = call(&bik_account.endpoint, &about.fill_all(&notice.body));
-        bik::send(&self.http, &account, &call, self.clock.now()).await
+        let sent = bik::send(&self.http, &account, &call, self.clock.now()).await;
+        if probes && sent.is_ok() {
+            // It was the one call that tries whether the vendor takes the credentials again.
+            drop(self.store.close_breaker(name, Vendor::Bik.as_str()).await);
+        }
+        sent
     }
 }
 

@@ -131,7 +131,7 @@ fn telling(untold: &Untold) -> Telling {
         _ => Cause::Failed,
     };
     let member = member(run, untold.now);
-    let one = |notice: &Notice| delivery(notice, About { cause, after: None, members: vec![member.clone()], more: 0 });
+    let one = |notice: &Notice| delivery(notice, &About { cause, after: None, members: vec![member.clone()], more: 0 });
     let mut told = Telling::default();
     if cause.is_success() {
         told.deliveries.extend(notices.deliver.iter().map(one));
@@ -193,7 +193,7 @@ fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
-fn delivery(notice: &Notice, about: About) -> NewDelivery {
+fn delivery(notice: &Notice, about: &About) -> NewDelivery {
     let first = about.members.first();
     NewDelivery {
         id: Uuid::new_v4(),
@@ -203,7 +203,7 @@ fn delivery(notice: &Notice, about: About) -> NewDelivery {
         connection: first.map(|member| member.connection.clone()).unwrap_or_default(),
         runs: about.members.iter().filter_map(|member| member.run_id).collect(),
         notice: json(notice),
-        about: json(&about),
+        about: json(about),
     }
 }
 
@@ -248,8 +248,7 @@ fn breaker_joining(breaker: &OpenBreakerRow, notice: &Notice) -> Joining {
 /// Windows that became late; returns whether there were any.
 async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
     let asks = |listener: &Listener| {
-        let after = listener.late_after.filter(|_| !listener.alert.is_empty())?;
-        Some((listener.job.clone(), listener.connection.clone(), after.as_secs_f64()))
+        Some((listener.job.clone(), listener.connection.clone(), listener.late_after?.as_secs_f64()))
     };
     let asked: Vec<(String, String, f64)> = listeners.iter().filter_map(asks).collect();
     if asked.is_empty() {
@@ -366,14 +365,20 @@ fn alert_delivery(facts: &AlertFacts, over: bool) -> Option<NewDelivery> {
     let notice: Notice = serde_json::from_value(facts.notice.clone()).ok()?;
     let cause = Cause::try_from(facts.cause.clone()).ok()?;
     let told = facts.members.iter().filter(|row| !over || row.works == Some(true));
-    let members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    let mut members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    if over {
+        // What was wrong is over: a receiver must not take it for what is.
+        for member in &mut members {
+            member.failure = None;
+        }
+    }
     if members.is_empty() || (over && !notice.kind().repeatable()) {
         // A ticket is ended by whoever works on it, and an event that says "failed" is not taken back by another.
         return None;
     }
     let more = u64::try_from(facts.count).unwrap_or(0).saturating_sub(facts.members.len() as u64);
     let (cause, after) = if over { (Cause::Recovered, Some(cause)) } else { (cause, None) };
-    Some(delivery(&notice, About { cause, after, members, more }))
+    Some(delivery(&notice, &About { cause, after, members, more }))
 }
 
 #[cfg(test)]

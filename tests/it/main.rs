@@ -37,6 +37,8 @@ mod mailing;
 #[cfg(test)]
 mod matrix;
 #[cfg(test)]
+mod notice_files;
+#[cfg(test)]
 mod notices;
 #[cfg(test)]
 mod outage;

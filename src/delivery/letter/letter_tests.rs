@@ -210,24 +210,12 @@ fn the_first_line_says_what_happened_to_which_report_and_for_which_days() {
         (Cause::Failed, "ratings@north for 2026-03-03 (Asia/Kolkata) failed."),
         (Cause::Held, "ratings@north for 2026-03-03 (Asia/Kolkata) is held and waits for your word."),
         (Cause::Late, "ratings@north for 2026-03-03 (Asia/Kolkata) is late: it is not in the archive."),
-        (Cause::Recovered, "ratings@north works again: the report for 2026-03-03 (Asia/Kolkata) came."),
+        (Cause::Recovered, "ratings@north works again."),
     ] {
         assert_eq!(first(&one(cause)), line);
     }
-    // One run that works says nothing of the window that failed.
-    let after = |cause, days| {
-        let members = (1..=days).map(|day| member("ratings@north", day, None)).collect();
-        About { after: Some(cause), ..about(Cause::Recovered, members) }
-    };
-    assert_eq!(first(&after(Cause::Failed, 1)), "ratings@north works again: a later run brought its report.");
-    assert_eq!(
-        first(&after(Cause::Held, 2)),
-        "ratings@north: it works again, after trouble with 2 windows, 2026-03-01 to 2026-03-02."
-    );
-    assert_eq!(
-        first(&after(Cause::Late, 1)),
-        "ratings@north works again: the report for 2026-03-01 (Asia/Kolkata) came."
-    );
+    let came = About { after: Some(Cause::Late), ..one(Cause::Recovered) };
+    assert_eq!(first(&came), "ratings@north works again: the report for 2026-03-03 (Asia/Kolkata) came.");
     let refused = about(Cause::Breaker, vec![account("north", "bik", Some("401"))]);
     assert_eq!(first(&refused), "bik refuses the account of north; its runs wait.");
     let group = about(Cause::Failed, (1..=17).map(|day| member("ratings@north", day, None)).collect());
@@ -329,7 +317,7 @@ fn a_group_names_every_window_it_was_given_and_counts_the_others() {
         // Once a series, not once a window.
         assert_eq!(text.matches("gave_up: HTTP 502").count(), 3);
         let text = squeezed(&text.replace('>', ""));
-        assert!(text.contains("Of 51 of them this was told: gave_up: HTTP 503 What to do"), "{text}");
+        assert!(text.contains("51 of them: gave_up: HTTP 503 What to do"), "{}", &text[..300]);
     }
     // Gmail cuts what is longer.
     assert!(letter.html.len() < 102_000, "{}", letter.html.len());

@@ -48,7 +48,9 @@ ended AS (
                 AND (r.state = 'cancelled' OR (r.state = 'failed' AND r.failure_class = 'given_up'))
                 AND open.cause <> 'breaker'
         )
-        OR EXISTS (SELECT 1 FROM series s WHERE s.id = open.series_id AND s.first_seen_at IS NOT NULL AND NOT s.in_force)
+        OR (open.series_id IS NOT NULL AND NOT EXISTS (
+            SELECT 1 FROM series s WHERE s.id = open.series_id AND (s.in_force OR s.first_seen_at IS NULL)
+        ))
 ),
 settled AS (
     SELECT key, subject, true AS works FROM working
