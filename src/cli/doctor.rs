@@ -20,7 +20,9 @@ impl Doctor {
             if cx.json() {
                 say_json(check);
             } else {
-                lines(check).iter().for_each(|line| say(line));
+                for line in lines(check) {
+                    say(&line);
+                }
             }
         };
         examine(&cx.place(), cx.environment.clone(), cx.clock.clone(), tell).await;

@@ -54,11 +54,11 @@ async fn look(store: &RunStore) -> Result<Check, StoreError> {
     }
     Ok(match (there.as_slice(), in_force) {
         ([], 0) => {
-            let message = "no process serves, and no schedule is in force";
-            Check::note("service", None, message, "`reportd serve`, when schedules are to fire")
+            let message = "no process serves, and no job is in force";
+            Check::note("service", None, message, "schedules fire under `reportd serve`; without one, nothing")
         }
         ([], n) => {
-            let message = format!("no process serves, and {n} series are in force: their schedules do not fire");
+            let message = format!("no process serves, and {} in force: schedules do not fire", series(n));
             Check::bad("service", None, &message, "reportd serve")
         }
         (there, n) => {
@@ -74,5 +74,5 @@ async fn look(store: &RunStore) -> Result<Check, StoreError> {
 }
 
 fn series(count: usize) -> String {
-    format!("{count} series")
+    if count == 1 { "1 series is".to_owned() } else { format!("{count} series are") }
 }

@@ -55,7 +55,11 @@ fn mail(place: &str) -> String {
 }
 
 fn doctor(shop: &Shop) -> Command {
-    let mut command = shop.command(&["doctor", "--format", "json"]);
+    doctor_with(shop, &["--format", "json"])
+}
+
+fn doctor_with(shop: &Shop, more: &[&str]) -> Command {
+    let mut command = shop.command(&[&["doctor"], more].concat());
     command.envs([("U", USER), ("P", PASSWORD), ("HOOK", "https://hooks.example/T0/s3cr3t-hook")]);
     command.envs([("HOOK_KEY", "k3y-of-the-hook"), ("BEAT", "https://hc.example/s3cr3t-beat")]);
     command
@@ -124,7 +128,7 @@ async fn when_all_is_well_every_check_says_so_and_nothing_was_made_or_mailed_any
     stands(&lines, "config", "ok", "2 job files, 2 series, no warnings", "");
     stands(&lines, "database", "ok", "takes writes", "");
     stands(&lines, "archive", "ok", "the database's, takes files", "");
-    stands(&lines, "service", "ok", "1 series in force", "");
+    stands(&lines, "service", "ok", "2 series are in force, last planner pass", "");
     keeps_quiet(&ran);
     let received = shop.sandbox.received();
     let mut operations: Vec<&str> = received[asked..].iter().map(|r| r.operation).collect();
@@ -136,9 +140,7 @@ async fn when_all_is_well_every_check_says_so_and_nothing_was_made_or_mailed_any
     assert_eq!(before, after);
     serving.stop().await;
     // For people: a line a check, and a sum.
-    let mut command = doctor(&shop);
-    command.args(["--format", "text"]);
-    let ran = run(command).await.expect(1);
+    let ran = run(doctor_with(&shop, &[])).await.expect(1);
     assert!(ran.stdout.starts_with("ok    config           2 job files"), "{}", ran.stdout);
     assert!(ran.stdout.contains("\nok    north/bik        127.0.0.1 accepts the credentials\n"), "{}", ran.stdout);
     assert!(ran.stdout.contains("\nBAD   service          no process serves"), "{}", ran.stdout);
@@ -373,7 +375,7 @@ async fn a_broken_config_is_told_and_sends_nothing_to_places_that_it_may_not_mea
     good_config(&shop, "retan: { revisions: 2 }\n");
     let lines = run(doctor(&shop)).await.expect(1).json();
     assert_eq!(bad(&lines), ["config"]);
-    stands(&lines, "config", "bad", "reportd.yaml:6:1: unknown key 'retan'", "reportd validate");
+    stands(&lines, "config", "bad", "reportd.yaml:7:1: unknown key 'retan'", "reportd validate");
     assert!(lines[1..].iter().all(|line| line["message"] == "not looked at"), "{lines:#?}");
     assert_eq!((lines.len(), shop.requests()), (7, 0));
     let mut command = doctor(&shop);
@@ -392,7 +394,7 @@ async fn mail_that_nobody_can_send_schedules_that_nobody_fires_and_a_folder_that
     assert_eq!(bad(&lines), ["config", "service"], "{lines:#?}");
     let no_mail = &lines[1];
     assert_eq!(no_mail["message"], "telling@north has notices to be mailed, and the config has no `mail:`");
-    stands(&lines, "service", "bad", "no process serves, and 1 series are in force", "reportd serve");
+    stands(&lines, "service", "bad", "no process serves, and 1 series is in force", "reportd serve");
     // A machine that follows the set in force has no folder, and is told of that set.
     std::fs::remove_dir_all(shop.folder.path().join("jobs")).unwrap();
     let lines = run(doctor(&shop)).await.expect(1).json();
