@@ -3,6 +3,8 @@
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use reportd::run::store::permit::Permit;
 use reportd::sandbox::credentials;
 use serde_json::Value;
@@ -422,4 +424,36 @@ async fn a_login_that_the_mail_server_refuses_is_told_without_it() {
     command.env_remove("P");
     let lines = run(command).await.expect(1).json();
     stands(&lines, "mail", "bad", "environment variable P is not set", "`mail` in the config");
+}
+
+/// A vendor that repeats where it was asked and with which credentials, in every place that an error has.
+async fn parrot(status: u16) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let place = format!("http://127.0.0.1:{}", listener.local_addr().unwrap().port());
+    let repeat = move |uri: axum::http::Uri, headers: axum::http::HeaderMap| async move {
+        let said = format!("see {place}{uri} with {:?}", headers.get("authorization"), place = "https://x.example");
+        let body = serde_json::json!({ "status": status, "errors": [{ "message": said }], "message": said,
+            "error": { "type": "validation", "message": said } });
+        (axum::http::StatusCode::from_u16(status).unwrap(), body.to_string())
+    };
+    tokio::spawn(async move { axum::serve(listener, axum::Router::new().fallback(repeat)).await.unwrap() });
+    place
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_vendor_repeats_of_the_credentials_is_blacked_out() {
+    let shop = Shop::open().await;
+    for status in [400, 401, 500] {
+        let parrot = parrot(status).await;
+        config(&shop, [&parrot, &parrot, &parrot], "");
+        for format in ["text", "json"] {
+            let ran = run(doctor_with(&shop, &["--format", format])).await.expect(1);
+            keeps_quiet(&ran);
+            assert!(ran.stdout.contains("***") && !ran.stdout.contains("0123456789abcdef"), "{}", ran.stdout);
+            let basic = |user: &str, password: &str| STANDARD.encode(format!("{user}:{password}"));
+            let bik = basic(credentials::BIK_KEY, credentials::BIK_SECRET);
+            let livechat = basic(credentials::LIVECHAT_ACCOUNT, credentials::LIVECHAT_TOKEN);
+            assert!(!ran.stdout.contains(&bik) && !ran.stdout.contains(&livechat), "{}", ran.stdout);
+        }
+    }
 }
