@@ -13,7 +13,7 @@ use std::time::Duration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{ConnectOptions, Connection, PgPool, Row as _};
 use thiserror::Error;
 
 use crate::settings::{Database, Settings};
@@ -200,10 +200,11 @@ impl Revival {
 /// connection is free: sqlx forgets a BEGIN whose future was dropped, and what is then written on it is lost without a word.
 async fn answers(connection: &mut sqlx::PgConnection) -> Result<bool, sqlx::Error> {
     let look = async {
-        // Equal in the first statement of a transaction, as every statement outside of one is.
-        let in_transaction: bool = sqlx::query_scalar("SELECT transaction_timestamp() < statement_timestamp()")
-            .fetch_one(&mut *connection)
-            .await?;
+        // Equal in the first statement of a transaction, as every statement outside of one is: as a simple query, since in a
+        // prepared one the statement begins again, and later, when it is executed.
+        let row =
+            sqlx::raw_sql("SELECT transaction_timestamp() < statement_timestamp()").fetch_one(&mut *connection).await?;
+        let in_transaction: bool = row.try_get(0)?;
         if in_transaction {
             sqlx::raw_sql("ROLLBACK").execute(&mut *connection).await?;
         }

@@ -101,7 +101,12 @@ pub fn attachment_name(job: &str, connection: &str, window_label: &str, file_nam
 
 fn subject_line(email: &Email, about: &About) -> String {
     let own = email.subject.as_ref().map(|text| one_line(&about.fill(text), SUBJECT)).unwrap_or_default();
-    if own.is_empty() { one_line(&our_subject(about), SUBJECT) } else { own }
+    match about.cause {
+        _ if own.is_empty() => one_line(&our_subject(about), SUBJECT),
+        // The people who wrote it thought of a failure.
+        Cause::Recovered => one_line(&format!("Works again: {own}"), SUBJECT),
+        _ => own,
+    }
 }
 
 fn our_subject(about: &About) -> String {
@@ -116,6 +121,7 @@ fn our_subject(about: &About) -> String {
     };
     let names = names(about);
     match about.members.as_slice() {
+        _ if about.cause == Cause::Recovered && stays(about) => format!("{word}: {}", listed(&names)),
         [one] if about.more == 0 => format!("{word}: {} {}", subject(one), window(one).unwrap_or_default()),
         members => {
             let days = range(members).map_or_else(String::new, |days| format!(", {days}"));
@@ -123,6 +129,12 @@ fn our_subject(about: &About) -> String {
             format!("{word}: {what}{days}, {listed}")
         }
     }
+}
+
+/// Whether it works again while the windows that were told of may still be missing: one run that works ends the trouble of its
+/// whole series.
+fn stays(about: &About) -> bool {
+    matches!(about.after, Some(Cause::Failed | Cause::Held))
 }
 
 /// What the members are.

@@ -146,7 +146,16 @@ fn forms(url: &Url) -> Forms {
     let mut secrets = vec![url.as_str().to_owned(), url.path().trim_matches('/').to_owned()];
     secrets.extend(url.path_segments().into_iter().flatten().filter(|s| s.len() >= SECRET_SEGMENT).map(str::to_owned));
     secrets.extend(url.query().map(str::to_owned));
+    // The target as it stands in the request: what is encoded with its slash looks like nothing else here.
+    let target = match url.query() {
+        Some(query) => format!("{}?{query}", url.path()),
+        None => url.path().to_owned(),
+    };
+    secrets.extend([url.path().to_owned(), target].into_iter().filter(|s| s.len() >= SECRET_SEGMENT));
     secrets.extend(url.query_pairs().map(|(_, value)| value.into_owned()));
+    // A value as it stands in the URL: half of it may be encoded, and half not.
+    let raw = url.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+    secrets.extend(raw.map(|(_, value)| value.to_owned()));
     secrets.push(url.username().to_owned());
     secrets.extend(url.password().map(str::to_owned));
     Forms::of(secrets.into_iter().map(SecretString::from).collect())

@@ -46,6 +46,9 @@ const PERSON: Duration = Duration::from_secs(300);
 /// A BIK create whose account's rate lets it wait longer than this is put off instead.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// What a command sends of one kind at once.
+const AT_ONCE: i64 = 8;
+
 /// Between two looks of a command that waits for its notices.
 const LOOK: Duration = Duration::from_millis(200);
 
@@ -122,7 +125,7 @@ impl Worker {
                 // let it out twice.
                 () = tokio::time::sleep(LEASE / 3), if kind.repeatable() => self.store.renew_delivery(row.id, token).await?,
                 () = &mut cut, if kind.repeatable() => {
-                    let words = "the process was stopped while it was sending";
+                    let words = "no answer had come when the process ended";
                     return self.store.put_off_delivery(row.id, token, Duration::ZERO, kind.give_up(), words).await;
                 }
             }
@@ -162,11 +165,17 @@ impl Worker {
     }
 
     /// Sends what is due about these runs, and these deliveries, and again what is soon due again, until all is over or `until`.
-    /// Returns how many are left.
+    /// Of the kinds of notices none keeps another waiting. Returns how many are left.
     pub async fn deliver_of(&self, runs: &[Uuid], also: &[Uuid], until: Instant) -> Result<i64, StoreError> {
-        let most: Vec<(&'static str, i64)> = Kind::ALL.iter().map(|kind| (kind.as_str(), 8)).collect();
+        let open = self.store.deliveries_open(runs, also).await?;
+        let kinds = Kind::ALL.into_iter().filter(|kind| open.iter().any(|(open, _)| open == kind.as_str()));
+        let sent = kinds.map(|kind| self.deliver_kind(kind, runs, also, until));
+        Ok(futures_util::future::try_join_all(sent).await?.into_iter().sum())
+    }
+
+    async fn deliver_kind(&self, kind: Kind, runs: &[Uuid], also: &[Uuid], until: Instant) -> Result<i64, StoreError> {
         loop {
-            let (claimed, _) = self.store.claim_deliveries(&most, Some((runs, also))).await?;
+            let (claimed, _) = self.store.claim_deliveries(&[(kind.as_str(), AT_ONCE)], Some((runs, also))).await?;
             // At `until` a send that may be repeated is given back; a BIK create is finished.
             let sent = claimed.iter().map(|row| self.deliver(row, tokio::time::sleep_until(until.into())));
             for result in futures_util::future::join_all(sent).await {
@@ -175,7 +184,8 @@ impl Worker {
                     Err(error) => return Err(error),
                 }
             }
-            let left = self.store.deliveries_open(runs, also).await?;
+            let open = self.store.deliveries_open(runs, also).await?;
+            let left = open.into_iter().find(|(open, _)| open == kind.as_str()).map_or(0, |(_, left)| left);
             if left == 0 || Instant::now() >= until {
                 return Ok(left);
             }
@@ -275,7 +285,7 @@ impl Worker {
         let mut attachments = Vec::new();
         if attach && (bytes > ATTACHED || files.len() > FILES) {
             let mib = ATTACHED / (1024 * 1024);
-            report.left_out = Some(format!("nothing is attached: the limit is {mib} MiB and {FILES} files"));
+            report.left_out = Some(format!("the limit is {mib} MiB and {FILES} files"));
         } else if attach {
             for file in &files {
                 let Some(content) = self.intact(file).await else {

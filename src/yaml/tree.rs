@@ -116,7 +116,9 @@ impl Tree {
         let key = place.key.map_or(value, |key| self.nodes[key].mark);
         let nothing_there = matches!(&self.nodes[place.value].kind,
             Kind::Scalar { value: Value::Null, plain: Some(text) } if text.is_empty());
-        if spot == Spot::Key || !place.exists || nothing_there { key } else { value }
+        // Past a scalar lies what a short form leaves out, such as a list of one: the scalar is what is meant.
+        let short = matches!(self.nodes[self.behind(place.value)].kind, Kind::Scalar { .. });
+        if spot == Spot::Key || !(place.exists || short) || nothing_there { key } else { value }
     }
 
     /// The text of the plain scalar at a path, if it could have been meant as text: a number or a truth value.

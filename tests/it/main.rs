@@ -35,6 +35,8 @@ mod livechat;
 #[cfg(test)]
 mod mail;
 #[cfg(test)]
+mod mailing;
+#[cfg(test)]
 mod matrix;
 #[cfg(test)]
 mod notice_files;

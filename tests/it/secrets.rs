@@ -3,6 +3,7 @@
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
@@ -13,7 +14,9 @@ use reportd::vendor::account::Account;
 use serde_json::{Value, json};
 
 use crate::harness::{Shop, run};
+use crate::smtp::{Act, Rough, Step};
 use crate::vendors::{Asked, ENGAGEMENT, MESSAGES, RATINGS, Script, http, noon};
+use crate::verbs::Started;
 
 /// In every secret and every link.
 const MARK: &str = "cAnArYsEcReT";
@@ -56,6 +59,11 @@ fn forms(job: &str, authorization: &str) -> Vec<String> {
         "ratings" => vec![PAT.into(), format!("{ACCOUNT}:{PAT}")],
         _ => vec![JAICP.into(), DOWNLOADS.into()],
     };
+    forms_of(secrets)
+}
+
+/// The forms in which somebody may repeat these.
+fn forms_of(secrets: Vec<String>) -> Vec<String> {
     let mut all = Vec::new();
     for secret in secrets {
         let form: String = url::form_urlencoded::byte_serialize(secret.as_bytes()).collect();
@@ -99,6 +107,8 @@ struct Spied {
     shop: Shop,
     said: std::sync::Mutex<String>,
     day: AtomicUsize,
+    /// What more is in its environment: the secrets of those who are told things.
+    told: Vec<(&'static str, String)>,
 }
 
 impl Spied {
@@ -108,7 +118,7 @@ impl Spied {
         shop.job("engagement", &format!("give_up: 1m\nconnections: all\n{ENGAGEMENT}"));
         shop.job("ratings", &format!("give_up: 1m\nconnections: all\n{RATINGS}"));
         shop.job("messages", &format!("give_up: 1m\nconnections: all\n{MESSAGES}"));
-        let spied = Spied { shop, said: std::sync::Mutex::default(), day: AtomicUsize::new(0) };
+        let spied = Spied { shop, said: std::sync::Mutex::default(), day: AtomicUsize::new(0), told: Vec::new() };
         spied.point_at(None);
         spied
     }
@@ -141,7 +151,7 @@ impl Spied {
     /// Runs a command with every log on, keeps all it says, and returns its stdout.
     async fn spy(&self, args: &[&str]) -> String {
         let mut command = self.shop.command(args);
-        command.args(["--log-format", "json"]).env("RUST_LOG", "trace").envs(environment());
+        command.args(["--log-format", "json"]).env("RUST_LOG", "trace").envs(environment()).envs(self.told.clone());
         let ran = run(command).await;
         assert!(args[0] != "run-job" || ran.stderr.len() > 2000, "the logs are on: {}", ran.stderr);
         clean(&format!("stdout of {args:?}"), &ran.stdout);
@@ -171,6 +181,7 @@ impl Spied {
                 vec!["pause", "engagement"],
                 vec!["resume", "engagement"],
                 vec!["connections"],
+                vec!["deliveries"],
                 vec!["archive", "verify"],
             ] {
                 self.spy(&[&args[..], &["--format", form]].concat()).await;
@@ -370,6 +381,94 @@ async fn no_secret_leaves_when_a_vendor_repeats_it_in_any_place_of_an_answer() {
     assert_eq!(open.matches("open: ").count(), 6, "{open}");
     // The checks above looked at something: the vendors' words are there, blacked out.
     assert!(spied.said.lock().unwrap().matches("***").count() > 20);
+}
+
+const MAIL_USER: &str = "cAnArYsEcReT-u/+7@shop";
+const MAIL_PASSWORD: &str = "pw cAnArYsEcReT/+8=m";
+/// `whsec_` and the base64 of a text that holds the marker.
+fn hook_key() -> String {
+    format!("whsec_{}", STANDARD.encode(format!("0123456789-{MARK}-0123456789")))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_secret_of_those_who_are_told_leaves_when_they_repeat_it_in_any_place_of_an_answer() {
+    let mut spied = Spied::open().await;
+    // It says back the whole URL and every form of every part of it, and of the key.
+    let script = Script::start(|asked| {
+        let path = asked.line.split(' ').nth(1).unwrap().to_owned();
+        let (folder, query) = path.split_once("?token=").unwrap_or((&path, ""));
+        let mut secrets: Vec<String> =
+            folder.split('/').filter(|part| part.contains(MARK)).map(str::to_owned).collect();
+        secrets.extend([folder.to_owned(), query.to_owned(), query.replace("%2B", "+")]);
+        let host = asked.header("host").unwrap();
+        secrets.extend([format!("http://{host}{path}"), path]);
+        http(410, &format!("x-echo: {MARK}\r\n"), forms_of(secrets).join(" "))
+    });
+    let rough = Rough::start().await;
+    let url = |path: &str| format!("{}/{path}/{MARK}-segment-0123/end?token={MARK}/%2B9", script.url());
+    spied.told = vec![
+        ("MAIL_USER", MAIL_USER.into()),
+        ("MAIL_PASSWORD", MAIL_PASSWORD.into()),
+        ("HOOK", url("hook")),
+        ("HOOK_KEY", hook_key()),
+        ("PING", url("ping")),
+    ];
+    let file = spied.shop.folder.path().join("reportd.yaml");
+    let config = std::fs::read_to_string(&file).unwrap();
+    let mail = format!(
+        "mail: {{ url: \"{}\", from: a@shop.example, username: env:MAIL_USER, password: env:MAIL_PASSWORD }}\nheartbeat: env:PING\n",
+        rough.url()
+    );
+    std::fs::write(&file, config + &mail).unwrap();
+    let notices = |on: &str| {
+        format!(
+            "- on: [{on}]\n    email: ops@shop.example\n  - on: [{on}]\n    webhook: {{ url: env:HOOK, keys: [env:HOOK_KEY] }}\n"
+        )
+    };
+    let (deliver, alert) = (notices("manual, schedule"), notices("manual"));
+    spied.shop.job("ratings", &format!("connections: all\ndeliver:\n  {deliver}alert:\n  {alert}{RATINGS}"));
+
+    // What AUTH PLAIN sends, and each part of it, in every form, by the server at every step.
+    let plain = format!("\0{MAIL_USER}\0{MAIL_PASSWORD}");
+    let echo = forms_of(vec![plain, MAIL_USER.into(), MAIL_PASSWORD.into()]);
+    let echo = echo.iter().map(|form| form.replace(['\r', '\n', '\0'], " ")).collect::<Vec<_>>();
+    let answer = |code: &str| -> &'static str {
+        let lines: Vec<String> = echo.chunks(2).map(|two| format!("{code}-{}", two.join(" "))).collect();
+        Box::leak(format!("{}\r\n{code} no", lines.join("\r\n")).into_boxed_str())
+    };
+    rough.fault(Step::End, Act::Answer(answer("554")));
+    spied.job("ratings").await;
+    spied.shop.fault("livechat.report=400:2");
+    spied.job("ratings").await;
+    let failed = "SELECT count(*) FROM deliveries WHERE state = 'failed'";
+    // Two shops' reports and one trouble, each by mail and by webhook.
+    assert_eq!(spied.shop.number(failed).await, 6);
+    let id: String = spied.shop.one("SELECT id::text FROM deliveries WHERE kind = 'email' LIMIT 1").await;
+    for (step, code) in [(Step::Greeting, "554"), (Step::Auth, "535"), (Step::From, "550"), (Step::Rcpt, "451")] {
+        rough.behave();
+        rough.fault(step, Act::Answer(answer(code)));
+        let shown = spied.spy(&["delivery", "retry", &id]).await;
+        assert!(shown.contains("***"), "{step:?}: {shown}");
+    }
+    let runs = spied.shop.one::<String>("SELECT id::text FROM runs LIMIT 1").await;
+    spied.spy(&["show", &runs, "--format", "text"]).await;
+
+    // The service: its own heartbeat, a job's, and all the rest in another process.
+    let job =
+        format!("connections: [north]\nschedule: \"0 * * * *\"\nheartbeat: env:PING\ndeliver:\n  {deliver}{RATINGS}");
+    spied.shop.job("ratings", &job.replace("yesterday", "previous_hour"));
+    let mut command = spied.shop.command(&["serve", "--listen", "127.0.0.1:0", "--log-format", "json"]);
+    command.env("RUST_LOG", "trace").envs(environment()).envs(spied.told.clone());
+    let serving = Started::new(command);
+    serving.until_says("jobs are loaded").await;
+    spied.shop.advance(Duration::from_secs(3600)).await;
+    spied.shop.until_count("SELECT count(*) FROM deliveries WHERE kind = 'heartbeat' AND state = 'failed'", 1).await;
+    spied.shop.until_count("SELECT count(*) FROM deliveries WHERE kind = 'webhook' AND state = 'failed'", 4).await;
+    let ran = serving.stop().await;
+    assert!(!script.asked("/ping/").is_empty() && ran.stderr.len() > 10_000);
+    clean("the service's logs", &format!("{}{}", ran.stdout, ran.stderr));
+    spied.look_everywhere().await;
+    assert!(spied.said.lock().unwrap().matches("***").count() > 10);
 }
 
 #[tokio::test(flavor = "multi_thread")]

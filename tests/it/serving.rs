@@ -709,3 +709,68 @@ async fn with_a_million_past_runs_no_statement_of_a_pulse_pass_or_claim_reads_th
     println!("filled in {:?}", start.elapsed());
     past.measure().await;
 }
+
+/// Rows, and whole tables, that were read of what the notices' statements go through.
+async fn read_for_notices(shop: &Shop) -> (i64, i64) {
+    sqlx::query_as(
+        "SELECT COALESCE(sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)), 0)::bigint, sum(seq_scan)::bigint
+         FROM pg_stat_user_tables WHERE relname IN ('runs', 'revisions', 'deliveries', 'delivery_runs', 'alert_members')",
+    )
+    .fetch_one(&shop.pool)
+    .await
+    .unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_fifty_thousand_past_deliveries_and_a_thousand_closed_alerts_notices_read_only_what_is_open() {
+    let past = fill(0).await;
+    let shop = &past.shop;
+    shop.sql(
+        "INSERT INTO deliveries (id, kind, cause, job, connection, notice, about, state, next_try_at, tries, settled_at, settled_by)
+         SELECT gen_random_uuid(), (ARRAY['email', 'webhook', 'heartbeat'])[1 + n % 3], 'archived', 'job-1', 'north', '{}', '{}',
+                'sent', NULL, 1, now(), 'x' FROM generate_series(1, 50000) n;
+         INSERT INTO deliveries (id, kind, cause, job, connection, notice, about, next_try_at)
+         SELECT gen_random_uuid(), (ARRAY['email', 'webhook'])[1 + n % 2], 'archived', 'job-1', 'north', '{}', '{}',
+                CASE WHEN n > 100 THEN reportd_now() + interval '1 day' ELSE reportd_now() END FROM generate_series(1, 200) n;
+         INSERT INTO delivery_runs SELECT gen_random_uuid(), id FROM deliveries;
+         INSERT INTO alerts (id, key, cause, notice, told_at, closed_at)
+         SELECT gen_random_uuid(), 'k' || n, 'failed', '{}', now(), CASE WHEN n > 5 THEN reportd_now() + interval '1 h' END
+         FROM generate_series(1, 1005) n;
+         INSERT INTO alert_members (key, subject, alert_id, series_id, window_start, window_end, happened_at, about, settled_at, works)
+         SELECT key, 's' || n, a.id, 1, '2000-01-01Z'::timestamptz + n * interval '1 h', '2000-01-01Z'::timestamptz + (n + 1) * interval '1 h',
+                now(), jsonb_build_object('run_id', gen_random_uuid())::json, CASE WHEN closed_at IS NOT NULL THEN now() END,
+                CASE WHEN closed_at IS NOT NULL THEN true END
+         FROM alerts a, generate_series(1, 50) n",
+    )
+    .await;
+    sqlx::query("VACUUM ANALYZE").execute(&past.pool).await.unwrap();
+    // An outage has many windows: its 250 members are read once, and the newest runs of their one series once.
+    for (what, most) in [("news", 10), ("claim", 100), ("settle_members", 600), ("open_alerts", 300)] {
+        let options: PgConnectOptions = shop.database_url.parse().unwrap();
+        let pool =
+            PgPoolOptions::new().max_connections(1).connect_with(options.application_name("measured")).await.unwrap();
+        let store = RunStore::new(pool.clone(), Who("tests".into()));
+        let before = read_for_notices(shop).await;
+        for _ in 0..5 {
+            match what {
+                "news" => assert!(store.news().await.unwrap().due),
+                "claim" => {
+                    let (claimed, held) = store.claim_deliveries(&[("email", 8), ("webhook", 2)], None).await.unwrap();
+                    assert_eq!((claimed.len(), held), (10, 0));
+                }
+                "settle_members" => assert_eq!(store.settle_members().await.unwrap(), 0),
+                _ => assert_eq!(store.open_alerts(&[]).await.unwrap().len(), 5),
+            }
+        }
+        drop(store);
+        pool.close().await;
+        // A server process tells its statistics when it ends.
+        let gone = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND application_name = 'measured'";
+        shop.until_count(gone, 0).await;
+        let after = read_for_notices(shop).await;
+        let (rows, scans) = ((after.0 - before.0) / 5, after.1 - before.1);
+        println!("{what}: {rows} rows a call, {scans} whole tables");
+        assert!(scans < 5, "{what} reads a whole table at each call");
+        assert!(rows <= most, "{what} read {rows} rows a call");
+    }
+}

@@ -246,6 +246,8 @@ pub enum Act {
     Answer(&'static str),
     /// Says nothing more.
     Silence,
+    /// Says nothing until it behaves again.
+    Hold,
     /// Ends the connection.
     HangUp,
     /// Says one letter in a while and never ends.
@@ -269,7 +271,11 @@ pub struct Rough {
 impl Rough {
     /// Starts it, as yet well behaved.
     pub async fn start() -> Rough {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Rough::at(TcpListener::bind("127.0.0.1:0").await.unwrap())
+    }
+
+    /// The same at a place of one's own.
+    pub fn at(listener: TcpListener) -> Rough {
         let port = listener.local_addr().unwrap().port();
         let state = Arc::new(Mutex::new(State::default()));
         let shared = Arc::clone(&state);
@@ -348,7 +354,7 @@ impl Session {
                 "QUIT" => (Step::Quit, "221 bye"),
                 other => panic!("what is {other}?"),
             };
-            let taken = self.fault_at(step, &command).is_none();
+            let taken = matches!(self.fault_at(step, &command), None | Some(Act::Hold));
             if !self.answer(&mut write, step, &command, good).await || step == Step::Quit {
                 return;
             }
@@ -396,6 +402,12 @@ impl Session {
             None => good,
             Some(Act::Answer(text)) => text,
             Some(Act::HangUp) => return false,
+            Some(Act::Hold) => {
+                while self.fault_at(step, command).is_some() {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+                good
+            }
             Some(Act::Silence) => {
                 tokio::time::sleep(Duration::from_secs(3600)).await;
                 return false;

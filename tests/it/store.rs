@@ -221,7 +221,35 @@ const ILLEGAL: &[(&str, &str)] = &[
     ),
     ("artifacts_bytes_not_negative", "UPDATE artifacts SET bytes = -1"),
     ("artifacts_sha256_is_hex", "UPDATE artifacts SET sha256 = upper(sha256)"),
+    ("runs_noticed_is_the_state", "UPDATE runs SET noticed = 'archived' WHERE job = 'f'"),
+    ("deliveries_pkey", "INSERT INTO deliveries SELECT * FROM deliveries"),
+    ("deliveries_kind_known", "UPDATE deliveries SET kind = 'fax'"),
+    ("deliveries_cause_known", "UPDATE deliveries SET cause = 'whim'"),
+    ("deliveries_state_known", "UPDATE deliveries SET state = 'lost', next_try_at = NULL"),
+    ("deliveries_leased_iff_sending", "UPDATE deliveries SET lease_token = gen_random_uuid()"),
+    ("deliveries_leased_iff_sending", "UPDATE deliveries SET state = 'sending'"),
+    ("deliveries_due_iff_open", "UPDATE deliveries SET next_try_at = NULL"),
+    ("deliveries_due_iff_open", "UPDATE deliveries SET state = 'held'"),
+    ("deliveries_settled_iff_over", "UPDATE deliveries SET state = 'sent', next_try_at = NULL"),
+    ("deliveries_settled_iff_over", "UPDATE deliveries SET settled_at = now(), settled_by = 'x'"),
+    ("deliveries_settled_iff_over", "UPDATE deliveries SET state = 'failed', next_try_at = NULL, settled_at = now()"),
+    ("deliveries_tries_not_negative", "UPDATE deliveries SET tries = -1"),
+    ("delivery_runs_pkey", "INSERT INTO delivery_runs SELECT * FROM delivery_runs"),
+    ("delivery_runs_delivery_fkey", "UPDATE delivery_runs SET delivery_id = gen_random_uuid()"),
+    ("alerts_pkey", "INSERT INTO alerts SELECT (jsonb_populate_record(a, '{\"key\": \"other\"}')).* FROM alerts a"),
+    ("alerts_cause_known", "UPDATE alerts SET cause = 'archived'"),
+    ("alerts_closed_after", "UPDATE alerts SET closed_at = opened_at - interval '1 s'"),
+    ("alert_members_pkey", "INSERT INTO alert_members SELECT * FROM alert_members"),
+    ("alert_members_alert_fkey", "UPDATE alert_members SET alert_id = gen_random_uuid()"),
+    ("alert_members_told_fkey", "UPDATE alert_members SET told_by = gen_random_uuid()"),
+    ("alert_members_window_whole", "UPDATE alert_members SET window_start = now()"),
+    ("alert_members_works_iff_settled", "UPDATE alert_members SET works = true"),
+    ("alert_members_works_iff_settled", "UPDATE alert_members SET settled_at = now()"),
     // No constraints but unique indexes, since they hold for some rows only.
+    (
+        "alerts_one_open",
+        "INSERT INTO alerts SELECT (jsonb_populate_record(a, jsonb_build_object('id', gen_random_uuid()))).* FROM alerts a",
+    ),
     (
         "series_pauses_one_open",
         "INSERT INTO series_pauses SELECT series_id, now(), paused_by, reason FROM series_pauses WHERE resumed_at IS NULL",
@@ -252,7 +280,12 @@ async fn legal_rows(shop: &Shop) {
          INSERT INTO series_pauses SELECT id, now() - interval '1 h', 'x', 'x', now(), 'x' FROM series WHERE job = 'q';
          INSERT INTO series_pauses SELECT id, now(), 'x', 'x' FROM series WHERE job = 'q';
          INSERT INTO fires SELECT series_id, fire_at, 'fired', id, window_start, window_end FROM runs WHERE job = 'q';
-         INSERT INTO replicas (id, who, version, follows) VALUES (gen_random_uuid(), 'x', '1', false)",
+         INSERT INTO replicas (id, who, version, follows) VALUES (gen_random_uuid(), 'x', '1', false);
+         INSERT INTO deliveries (id, kind, cause, connection, notice, about)
+             VALUES (gen_random_uuid(), 'email', 'failed', 'north', '{}', '{}');
+         INSERT INTO delivery_runs SELECT runs.id, deliveries.id FROM runs, deliveries WHERE runs.job = 'f';
+         INSERT INTO alerts (id, key, cause, notice) VALUES (gen_random_uuid(), 'k', 'failed', '{}');
+         INSERT INTO alert_members (key, subject, alert_id, happened_at, about) SELECT 'k', 's', id, now(), '{}' FROM alerts",
     )
     .execute(&shop.pool)
     .await

@@ -176,6 +176,9 @@ fn a_subject_is_the_job_files_own_or_says_what_happened_to_which_report_for_whic
     let subject = |email: &Email, about: &About| letter(email, about, None).subject;
     assert_eq!(subject(&titled("{job} {window.label}: {failure}"), &failed), "ratings 2026-03-03: no");
     assert_eq!(subject(&plain(), &failed), "Failed: ratings@north 2026-03-03");
+    let recovered = About { cause: Cause::Recovered, after: Some(Cause::Failed), ..failed.clone() };
+    assert_eq!(subject(&titled("ratings FAILED: {failure}"), &recovered), "Works again: ratings FAILED: no");
+    assert_eq!(subject(&titled(" "), &recovered), "Works again: ratings@north");
     let long = subject(&titled(&"ж ".repeat(300)), &failed);
     assert!(long.chars().count() <= 200 && long.ends_with("ж…"), "{long}");
     for blank in ["", " \t", "\r\n\u{0}", "\u{202e}\u{feff}"] {

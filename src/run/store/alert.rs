@@ -167,15 +167,18 @@ impl RunStore {
     /// The open alerts. A member whose run is among `hurry` keeps nobody waiting for more.
     pub async fn open_alerts(&self, hurry: &[Uuid]) -> Result<Vec<OpenAlert>, StoreError> {
         sqlx::query_as(
-            "SELECT a.id, a.opened_at, a.told_at, reportd_now() AS now,
-                    max(m.joined_at) FILTER (WHERE m.told_by IS NULL) AS joined_at,
-                    count(*) FILTER (WHERE m.told_by IS NULL) AS untold,
-                    COALESCE(bool_or(m.told_by IS NULL AND NOT EXISTS (
-                        SELECT 1 FROM alert_members t WHERE t.alert_id = a.id AND t.told_by IS NOT NULL
-                            AND t.series_id IS NOT DISTINCT FROM m.series_id)), false) AS new_series,
-                    count(*) FILTER (WHERE m.settled_at IS NULL) AS unsettled,
-                    COALESCE(bool_or(m.told_by IS NULL AND (m.about->>'run_id')::uuid = ANY ($1)), false) AS hurried
-             FROM alerts a JOIN alert_members m ON m.alert_id = a.id
+            "WITH series AS (
+                 SELECT m.alert_id, max(m.joined_at) FILTER (WHERE m.told_by IS NULL) AS joined_at,
+                        count(*) FILTER (WHERE m.told_by IS NULL) AS untold, count(m.told_by) AS told,
+                        count(*) FILTER (WHERE m.settled_at IS NULL) AS unsettled,
+                        bool_or(m.told_by IS NULL AND (m.about->>'run_id')::uuid = ANY ($1)) AS hurried
+                 FROM alerts a JOIN alert_members m ON m.alert_id = a.id
+                 WHERE a.closed_at IS NULL GROUP BY m.alert_id, m.series_id
+             )
+             SELECT a.id, a.opened_at, a.told_at, reportd_now() AS now, max(s.joined_at) AS joined_at,
+                    sum(s.untold)::bigint AS untold, bool_or(s.untold > 0 AND s.told = 0) AS new_series,
+                    sum(s.unsettled)::bigint AS unsettled, COALESCE(bool_or(s.hurried), false) AS hurried
+             FROM alerts a JOIN series s ON s.alert_id = a.id
              WHERE a.closed_at IS NULL GROUP BY a.id ORDER BY a.opened_at, a.id",
         )
         .bind(hurry)

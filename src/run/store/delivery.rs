@@ -318,16 +318,17 @@ impl RunStore {
         .map_err(doing("list the deliveries of a run"))
     }
 
-    /// How many of these deliveries, and of those about these runs, are still to be sent.
-    pub async fn deliveries_open(&self, runs: &[Uuid], also: &[Uuid]) -> Result<i64, StoreError> {
-        sqlx::query_scalar(
-            "SELECT count(*) FROM deliveries
+    /// Of each kind, how many of these deliveries, and of those about these runs, are still to be sent.
+    pub async fn deliveries_open(&self, runs: &[Uuid], also: &[Uuid]) -> Result<Vec<(String, i64)>, StoreError> {
+        sqlx::query_as(
+            "SELECT kind, count(*) FROM deliveries
              WHERE state IN ('pending', 'sending')
-                 AND (id = ANY ($2) OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($1)))",
+                 AND (id = ANY ($2) OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($1)))
+             GROUP BY kind",
         )
         .bind(runs)
         .bind(also)
-        .fetch_one(&self.pool)
+        .fetch_all(&self.pool)
         .await
         .map_err(doing("count the deliveries that are still to be sent"))
     }

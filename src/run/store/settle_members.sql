@@ -4,17 +4,22 @@ WITH open AS (
     FROM alerts a JOIN alert_members m ON m.alert_id = a.id
     WHERE a.closed_at IS NULL AND m.settled_at IS NULL
 ),
--- A run that failed or is held: the first run of its series that works again ends the trouble. Fifty newest runs are enough to
--- find one; a longer history would only cost.
+-- When each series in trouble brought a report last. Its fifty newest runs are enough to find that; a longer history would only
+-- cost. Once a series and not once a member: an outage has many windows.
+brought AS MATERIALIZED (
+    SELECT series.series_id, max(r.finished_at) AS at
+    FROM (SELECT DISTINCT series_id FROM open WHERE cause IN ('failed', 'held')) series CROSS JOIN LATERAL (
+        SELECT state, finished_at FROM runs WHERE runs.series_id = series.series_id ORDER BY created_at DESC LIMIT 50
+    ) r
+    WHERE r.state IN ('archived', 'empty') GROUP BY series.series_id
+),
+-- A run that failed or is held: the first run of its series that works again ends the trouble.
 working AS (
-    SELECT open.key, open.subject FROM open
-    WHERE open.cause IN ('failed', 'held') AND EXISTS (
-        SELECT 1 FROM (
-            SELECT state, finished_at FROM runs WHERE runs.series_id = open.series_id ORDER BY created_at DESC LIMIT 50
-        ) r WHERE r.state IN ('archived', 'empty') AND r.finished_at >= open.joined_at
-        UNION ALL
-        SELECT 1 FROM runs r WHERE r.id = (open.about->>'run_id')::uuid AND r.state IN ('archived', 'empty')
-    )
+    SELECT open.key, open.subject FROM open JOIN brought ON brought.series_id = open.series_id
+    WHERE open.cause IN ('failed', 'held') AND brought.at >= open.joined_at
+    UNION ALL
+    SELECT open.key, open.subject FROM open JOIN runs r ON r.id = (open.about->>'run_id')::uuid
+    WHERE open.cause IN ('failed', 'held') AND r.state IN ('archived', 'empty')
 ),
 -- A late window: it is held now.
 come AS (
