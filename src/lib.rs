@@ -35,6 +35,7 @@
 //! | [`coverage`] | expected windows x what is held -> a calendar; pure but for what reads rows and files |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
+//! | [`doctor`] | a look at everything that must be right, each thing by itself, with what to do |
 //! | [`view`] | the JSON of the contract |
 //! | [`sandbox`], [`rehearsal`] | the vendors on loopback, and running jobs against them |
 //! | [`db`] | which Postgres, its pool, migrations, the embedded cluster |
@@ -45,6 +46,7 @@
 //! ```text
 //! cli -> service -> app -> worker -> { run, vendor, archive, delivery } -> { request, artifact } -> std
 //!        service -> { fire, job_set }  worker -> plan -> job -> { connection, request, yaml }
+//! cli -> doctor -> app
 //! cli -> { coverage, status, why }, which only read: rows through run/store, files through the worker's archive
 //! ```
 //!
@@ -63,6 +65,7 @@ pub mod coverage;
 pub mod crash;
 pub mod db;
 pub mod delivery;
+pub mod doctor;
 pub mod fire;
 pub mod job;
 pub mod job_set;

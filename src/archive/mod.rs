@@ -349,7 +349,7 @@ async fn make_identity(store: &LocalFileSystem) -> Result<Uuid, ArchiveError> {
 }
 
 /// A folder that already holds somebody's files is not turned into an archive.
-fn refuse_foreign(root: &Path) -> Result<(), ArchiveError> {
+pub fn refuse_foreign(root: &Path) -> Result<(), ArchiveError> {
     let fail = |source| ArchiveError::Folder { what: "look into", path: root.to_owned(), source };
     let foreign = std::fs::read_dir(root).map_err(fail)?.flatten().find(|entry| {
         let name = entry.file_name();

@@ -11,6 +11,7 @@ mod coverage;
 mod delivery;
 mod demo;
 mod desk;
+mod doctor;
 mod fill;
 mod migrate;
 mod operator;
@@ -124,6 +125,8 @@ enum Command {
     Archive(archive::ArchiveCommand),
     /// Accounts and their breakers
     Connections(connections::Connections),
+    /// Look at everything that must be right, and say what to do
+    Doctor(doctor::Doctor),
     /// Bring the database's schema to this version
     Migrate(migrate::Migrate),
     /// The three vendors on loopback, strict as their docs
@@ -384,6 +387,7 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Delivery(args) => args.run(cx).await,
         Command::Archive(args) => args.run(cx).await,
         Command::Connections(args) => args.run(cx).await,
+        Command::Doctor(args) => args.run(cx).await,
         Command::Migrate(args) => args.run(cx).await,
         Command::Sandbox(args) => args.run(cx).await,
         Command::Schema(args) => Ok(args.run()),

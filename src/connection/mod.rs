@@ -146,6 +146,8 @@ pub struct JaicpAccount {
     pub task_path: String,
     /// Path template of a session's messages.
     pub by_session_path: String,
+    /// Path template of the list of filters, which tells whether the token is accepted.
+    pub filters_path: String,
     /// Whether `messages/by-session` is called with POST.
     pub by_session_post: bool,
     /// Its state words.

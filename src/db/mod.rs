@@ -5,6 +5,7 @@
 //! running service's database; the embedded one is ours alone and is migrated by whoever comes first.
 
 pub mod embedded;
+pub mod look;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -96,26 +97,39 @@ fn from_url(url: &SecretString) -> Result<PgConnectOptions, DbError> {
     url.expose_secret().parse::<PgConnectOptions>().map_err(|_| DbError::Url)
 }
 
+/// What to connect to, the embedded cluster started if that is the setting.
+async fn reach(settings: &Settings) -> Result<(PgConnectOptions, Option<(Embedded, EmbeddedOptions)>), DbError> {
+    let (options, embedded) = match &settings.database {
+        Database::Env(name) => {
+            let url = settings.environment.get(name).ok_or_else(|| DbError::Unset(name.clone()))?;
+            (from_url(&url.into())?, None)
+        }
+        Database::Url(url) => (from_url(url)?, None),
+        Database::Embedded(dir) => {
+            let options = EmbeddedOptions {
+                dir: dir.clone(),
+                pg_bin: settings.environment.get("REPORTD_PG_BIN").map(PathBuf::from),
+                search_path: settings.environment.get("PATH").map(Into::into),
+                durable: true,
+            };
+            let embedded = Embedded::up(&options).await.map_err(DbError::Embedded)?;
+            (embedded.connect_options(), Some((embedded, options)))
+        }
+    };
+    let options = options.options(SESSION).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
+    Ok((options, embedded))
+}
+
+fn pool_options() -> PgPoolOptions {
+    let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
+    // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
+    pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)))
+}
+
 impl Db {
     /// Connects, starting the embedded cluster if that is the setting, and checks or migrates the schema.
     pub async fn open(settings: &Settings, migration: Migration) -> Result<Db, DbError> {
-        let (options, embedded) = match &settings.database {
-            Database::Env(name) => {
-                let url = settings.environment.get(name).ok_or_else(|| DbError::Unset(name.clone()))?;
-                (from_url(&url.into())?, None)
-            }
-            Database::Url(url) => (from_url(url)?, None),
-            Database::Embedded(dir) => {
-                let options = EmbeddedOptions {
-                    dir: dir.clone(),
-                    pg_bin: settings.environment.get("REPORTD_PG_BIN").map(PathBuf::from),
-                    search_path: settings.environment.get("PATH").map(Into::into),
-                    durable: true,
-                };
-                let embedded = Embedded::up(&options).await.map_err(DbError::Embedded)?;
-                (embedded.connect_options(), Some((embedded, options)))
-            }
-        };
+        let (options, embedded) = reach(settings).await?;
         let notice = embedded.as_ref().map(|(embedded, _)| {
             let how = match embedded.arrival() {
                 Arrival::Initialised => "made",
@@ -127,18 +141,10 @@ impl Db {
                 embedded.data_dir().display()
             )
         });
-        let options =
-            options.options(SESSION).log_slow_statements(tracing::log::LevelFilter::Warn, Duration::from_secs(5));
         let may_migrate = embedded.is_some() || migration == Migration::Always;
         let prepared = prepare(&options, may_migrate).await;
         let pool = match prepared {
-            Ok(()) => {
-                let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
-                // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
-                let pool =
-                    pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)));
-                pool.connect_with(options).await.map_err(DbError::Connect)
-            }
+            Ok(()) => pool_options().connect_with(options).await.map_err(DbError::Connect),
             Err(error) => Err(error),
         };
         match pool {

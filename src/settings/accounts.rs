@@ -250,6 +250,13 @@ impl Compiler {
                 "by_session",
                 &[],
             ),
+            filters_path: self.template(
+                paths.filters.as_deref(),
+                "/reporter/p/{token}/filters",
+                &in_paths,
+                "filters",
+                &[],
+            ),
             by_session_post: file.by_session_method == Some(BySessionMethodFile::Post),
             states: states(
                 file.states.as_ref(),

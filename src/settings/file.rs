@@ -270,4 +270,6 @@ pub struct JaicpPathsFile {
     pub query: Option<String>,
     /// Default `/reporter/p/{token}/messages/by-session`.
     pub by_session: Option<String>,
+    /// Default `/reporter/p/{token}/filters`; asked by `doctor` alone.
+    pub filters: Option<String>,
 }

@@ -151,7 +151,7 @@ fn drift(folder: &Path, set: &JobSet, broken: &[Broken]) -> Vec<DriftFact> {
 }
 
 /// What is wrong between archive and database, and what ends it. Unlike the check of a worker this one bonds nothing.
-async fn archive_trouble(folder: &Path, instance: &Instance) -> Option<(String, String)> {
+pub async fn archive_trouble(folder: &Path, instance: &Instance) -> Option<(String, String)> {
     let place = folder.display();
     let archive = match Archive::attach(folder).await {
         Ok(archive) => archive,

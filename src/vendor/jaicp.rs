@@ -6,13 +6,15 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::Bytes;
+use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::account::{Account, Secrets};
 use super::error::{Operation, VendorError};
-use super::http::Answered;
-use super::{Answer, Collected, Context, Progress, clean_id, download};
+use super::http::{Answered, Http};
+use super::{Answer, Collected, Context, Progress, clean_id, download, http_error};
 use crate::artifact::sniff::Expect;
 use crate::artifact::{Finish, Label, Spooled, Writer};
 use crate::connection::JaicpAccount;
@@ -57,6 +59,10 @@ impl Task {
 
 /// The platform's usual error shape is `{error, message, args}`; the Reporter's own is not documented.
 fn checked(context: &Context<'_>, operation: Operation, answer: &Answered) -> Result<(), VendorError> {
+    refusal(context.secrets, context.now, operation, answer).map_or(Ok(()), Err)
+}
+
+fn refusal(secrets: &Secrets, now: DateTime<Utc>, operation: Operation, answer: &Answered) -> Option<VendorError> {
     let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let text = |key: &str| body.as_ref().and_then(|b| b.get(key)).and_then(Value::as_str);
     let words = match (text("error"), text("message")) {
@@ -64,10 +70,7 @@ fn checked(context: &Context<'_>, operation: Operation, answer: &Answered) -> Re
         (Some(one), None) | (None, Some(one)) => Some(one.to_owned()),
         (None, None) => None,
     };
-    match context.http_error(operation, answer, words) {
-        Some(error) => Err(error),
-        None => Ok(()),
-    }
+    http_error(secrets, now, operation, answer, words)
 }
 
 fn account<'a>(context: &Context<'a>) -> Result<&'a JaicpAccount, VendorError> {
@@ -354,6 +357,34 @@ fn session_call(request: &Request, account: &JaicpAccount, session: &str, page: 
     call.with_query("sessionId", session)
         .with_query("page", &page.to_string())
         .with_query("size", &page_size.to_string())
+}
+
+/// The call that tells most cheaply whether a token is accepted: the filters there are for sessions, `GET /filters` (the
+/// vendor's OpenAPI file, REFERENCE 2.4). It makes nothing, and its answer holds neither people nor links. A task that does not
+/// exist would be as cheap and say less: what a bad token gets is not documented, and may be a 404 as well. Pure.
+pub fn probe(account: &JaicpAccount) -> Call {
+    let url = format!("{}{}", account.endpoint.base_url, account.filters_path);
+    let mut headers = account.endpoint.headers.clone();
+    headers.insert("accept".into(), "application/json".into());
+    Call { method: "GET".into(), url, headers, authorization: None, body: None }
+        .with_query("analyticsSection", "SESSIONS")
+}
+
+/// Whether JAICP accepts the account's token, asked with [`probe`].
+pub async fn check(
+    http: &Http,
+    account: &Account,
+    secrets: &Secrets,
+    spec: &JaicpAccount,
+    now: DateTime<Utc>,
+) -> Result<(), VendorError> {
+    let answer = http.send(&probe(spec), secrets, Operation::Query, account.limits.timeout).await?;
+    match refusal(secrets, now, Operation::Query, &answer) {
+        Some(error) => Err(error),
+        // A portal in between answers 200 to anything, with a page.
+        None if serde_json::from_slice::<Value>(&answer.body).is_ok() => Ok(()),
+        None => Err(VendorError::Unclear(format!("HTTP {} with a body that is not JSON", answer.status))),
+    }
 }
 
 #[cfg(test)]

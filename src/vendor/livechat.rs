@@ -6,13 +6,18 @@
 
 use std::time::Duration;
 
-use serde_json::Value;
+use chrono::{DateTime, DurationRound, TimeDelta, Utc};
+use chrono_tz::Tz;
+use serde_json::{Map, Value};
 
+use super::account::{Account, Secrets};
 use super::error::{Operation, VendorError, classify};
-use super::http::Answered;
-use super::{Answer, Collected, Context, Progress};
+use super::http::{Answered, Http};
+use super::{Answer, Collected, Context, Progress, http_error};
 use crate::artifact::sniff::Expect;
 use crate::artifact::{Label, Spooled};
+use crate::request::livechat::{LivechatEndpoint, LivechatParams, TimePair, prepare};
+use crate::request::window::Window;
 use crate::request::{Call, Request, Shape};
 
 /// What an error type means, as the HTTP status that stands for it in the common table (types: the vendor's error list).
@@ -37,10 +42,9 @@ fn status_of(error_type: &str) -> Option<u16> {
     })
 }
 
-/// The report of one page, or the error it is.
-fn report(context: &Context<'_>, answer: &Answered) -> Result<Value, VendorError> {
-    let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
-    if let Some(error) = body.as_ref().and_then(|b| b.get("error")).filter(|e| e.is_object()) {
+/// The error that an answer is, if it is one: by `error.type`, then by its HTTP status.
+fn refusal(secrets: &Secrets, now: DateTime<Utc>, answer: &Answered, body: Option<&Value>) -> Option<VendorError> {
+    if let Some(error) = body.and_then(|b| b.get("error")).filter(|e| e.is_object()) {
         let kind = error.get("type").and_then(Value::as_str).unwrap_or("");
         let words = error.get("message").and_then(Value::as_str).unwrap_or("");
         let hint = match (kind, error.pointer("/data/region").and_then(Value::as_str)) {
@@ -48,15 +52,21 @@ fn report(context: &Context<'_>, answer: &Answered) -> Result<Value, VendorError
             ("request_timeout", _) => " (a shorter window helps: run-job --each day)".to_owned(),
             _ => String::new(),
         };
-        let message = context.secrets.redact(&format!("{kind}: {words}{hint}"));
+        let message = secrets.redact(&format!("{kind}: {words}{hint}"));
         // A 2xx that carries an error is no success, whatever its type.
         let status = status_of(kind).unwrap_or(if answer.status < 300 { 400 } else { answer.status });
-        let wait = answer.retry_after(context.now).or((status == 429).then_some(Duration::from_secs(10)));
+        let wait = answer.retry_after(now).or((status == 429).then_some(Duration::from_secs(10)));
         if let Some(error) = classify(Operation::Query, status, wait, message) {
-            return Err(error);
+            return Some(error);
         }
     }
-    if let Some(error) = context.http_error(Operation::Query, answer, None) {
+    http_error(secrets, now, Operation::Query, answer, None)
+}
+
+/// The report of one page, or the error it is.
+fn report(context: &Context<'_>, answer: &Answered) -> Result<Value, VendorError> {
+    let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    if let Some(error) = refusal(context.secrets, context.now, answer, body.as_ref()) {
         return Err(error);
     }
     if body.as_ref().and_then(|b| b.get("error")).is_some_and(|error| !error.is_null()) {
@@ -159,6 +169,44 @@ pub async fn submit(context: &Context<'_>, request: &Request) -> Result<Answer, 
     Ok(Answer::Collected(Collected { files, empty: !rows, seen: None, notes }))
 }
 
+/// The call that tells most cheaply whether a token is accepted: `chats/total_chats` of one past hour, the smallest report that
+/// every version since 3.3 has (the page's "Total Chats"; REFERENCE 4.1). It reads, and is billed like any call with a personal
+/// token (REFERENCE 1.7); the pages give none that is not. Pure.
+/// `None` in years that have no windows.
+pub fn probe(endpoint: &LivechatEndpoint, now: DateTime<Utc>) -> Option<Call> {
+    let end = now.duration_trunc(TimeDelta::hours(1)).unwrap_or(now) - TimeDelta::days(1);
+    let params = LivechatParams {
+        report: "chats/total_chats".to_owned(),
+        distribution: Some("hour".to_owned()),
+        filters: Map::new(),
+        time: TimePair::Chats,
+    };
+    let hour = Window::new(end - TimeDelta::hours(1), end, Tz::UTC)?;
+    Some(prepare(&params, endpoint, &hour))
+}
+
+/// Whether LiveChat accepts the account's credentials, asked with [`probe`].
+pub async fn check(
+    http: &Http,
+    account: &Account,
+    secrets: &Secrets,
+    endpoint: &LivechatEndpoint,
+    now: DateTime<Utc>,
+) -> Result<(), VendorError> {
+    let Some(call) = probe(endpoint, now) else {
+        return Err(VendorError::Protocol("this machine's clock shows a year that no report has".into()));
+    };
+    let answer = http.send(&call, secrets, Operation::Query, account.limits.timeout).await?;
+    let body: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    match refusal(secrets, now, &answer, body.as_ref()) {
+        Some(error) => Err(error),
+        None if body.as_ref().is_some_and(|body| body.get("records").is_some() || body.get("total").is_some()) => {
+            Ok(())
+        }
+        None => Err(VendorError::Unclear(format!("HTTP {} with a body that is no report", answer.status))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,5 +220,21 @@ mod tests {
         assert!(has_rows(&json!({"records": {"refund": 2}})));
         assert!(has_rows(&json!({"records": {"2026-03-01": {"total": 0}}})));
         assert!(has_rows(&json!({"summary": {"unique_visitors": 0}})));
+    }
+
+    #[test]
+    fn the_cheapest_question_is_about_one_full_hour_of_yesterday() {
+        let endpoint = LivechatEndpoint {
+            base_url: "https://api.livechatinc.com".into(),
+            version: "3.6".into(),
+            path: "/v{version}/reports/{report}".into(),
+            bearer: false,
+            region: None,
+            headers: std::collections::BTreeMap::new(),
+        };
+        let call = probe(&endpoint, "2026-03-02T06:30:15Z".parse().unwrap()).unwrap();
+        assert_eq!((&*call.method, &*call.url), ("POST", "https://api.livechatinc.com/v3.6/reports/chats/total_chats"));
+        let filters = json!({"from": "2026-03-01T05:00:00.000000+00:00", "to": "2026-03-01T05:59:59.999999+00:00"});
+        assert_eq!(call.body, Some(json!({"distribution": "hour", "timezone": "UTC", "filters": filters})));
     }
 }

@@ -114,11 +114,6 @@ impl Context<'_> {
         self.account.limits.timeout
     }
 
-    /// The error that this answer's HTTP status means, if it means one.
-    fn http_error(&self, operation: Operation, answer: &Answered, words: Option<String>) -> Option<VendorError> {
-        http_error(self.secrets, self.now, operation, answer, words)
-    }
-
     /// A vendor's state word, fit for rows and terminals: a vendor may repeat anything anywhere.
     fn word(&self, word: &str) -> String {
         clean_word(&self.secrets.redact(word))

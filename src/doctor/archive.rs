@@ -1,0 +1,107 @@
+//! The archive: there, the database's, writable, with room. A file as large as a small report is written into its spool folder
+//! and taken away again; an archive that is not there yet is not made.
+
+use std::path::Path;
+
+use rustix::fs::{Access, access, statvfs};
+
+use super::{Check, Ground, LIMIT, within};
+use crate::archive::{Archive, refuse_foreign};
+use crate::artifact::size;
+use crate::run::store::Instance;
+use crate::status::gather::archive_trouble;
+use crate::telemetry::Chain;
+
+const NAME: &str = "archive";
+
+/// With less room than this the next large report does not fit.
+const ROOM: u64 = 1024 * 1024 * 1024;
+
+const NO_ROOM: &str = "make room, or move the archive and correct `archive` in the config";
+
+pub(super) async fn check(ground: &Ground) -> Check {
+    let instance = ground.database().await.instance();
+    let root = &ground.files.settings.archive;
+    let late = |message: String| {
+        Check::bad(NAME, Some(root.display().to_string()), &message, "look at the disk or share that it is on")
+    };
+    within(LIMIT, look(root, instance), late).await
+}
+
+async fn look(root: &Path, instance: Option<&Instance>) -> Check {
+    let place = root.display().to_string();
+    let bad = |message: &str, action: &str| Check::bad(NAME, Some(place.clone()), message, action);
+    if let Some(instance) = instance
+        && let Some((message, action)) = archive_trouble(root, instance).await
+    {
+        return bad(&message, &action);
+    }
+    let archive = match Archive::attach(root).await {
+        Ok(archive) => archive,
+        Err(error) => {
+            let message = format!("the archive cannot be opened: {}", Chain(&error));
+            return bad(&message, "restore it, or correct `archive` in the config");
+        }
+    };
+    if archive.is_there()
+        && let Err(error) = archive.check_usable().await
+    {
+        let action = "give the user of this process the right to write there, or end its read-only mount";
+        return bad(&Chain(&error).to_string(), action);
+    }
+    let (there, path) = (archive.is_there(), root.to_owned());
+    let ground = tokio::task::spawn_blocking(move || beneath(&path, there)).await;
+    let room = match ground {
+        Ok(Ok(room)) => room,
+        Ok(Err(message)) => return bad(&message, "give it another place in the config (`archive`), or mend that one"),
+        Err(error) => return bad(&Chain(&error).to_string(), "report this: it is a fault of reportd"),
+    };
+    let whose = if instance.is_some() { "the database's" } else { "not compared with a database" };
+    judge(&place, there, room, whose)
+}
+
+/// Room for this user where the archive is, or where it would be made; the error says why it could not be made.
+fn beneath(root: &Path, there: bool) -> Result<u64, String> {
+    let found = root.ancestors().find(|path| path.exists());
+    let base = found.ok_or_else(|| format!("nothing of {} is there", root.display()))?;
+    if !there {
+        let fail = |what: &str, why: &dyn std::fmt::Display| {
+            format!("there is no archive yet, and {what} {}: {why}", base.display())
+        };
+        access(base, Access::WRITE_OK | Access::EXEC_OK).map_err(|e| fail("none can be made in", &e))?;
+        if base == root {
+            refuse_foreign(root).map_err(|e| Chain(&e).to_string())?;
+        }
+    }
+    let room = statvfs(base).map_err(|e| format!("ask for free space in {}: {e}", base.display()))?;
+    Ok(room.f_bavail.saturating_mul(room.f_frsize))
+}
+
+fn judge(place: &str, there: bool, room: u64, whose: &str) -> Check {
+    let free = format!("{} free", size(room));
+    let subject = Some(place.to_owned());
+    if room < ROOM {
+        return Check::bad(NAME, subject, &format!("{place}: only {free}"), NO_ROOM);
+    }
+    if there {
+        return Check::ok(NAME, subject, &format!("{place}: {whose}, takes files, {free}"));
+    }
+    let message = format!("there is none yet in {place}; {free}");
+    Check::note(NAME, subject, &message, "nothing: the first run makes it; if there should be one, correct `archive`")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::doctor::State;
+
+    #[test]
+    fn less_than_a_gibibyte_of_room_is_a_fault_whether_the_archive_is_there_or_not() {
+        assert_eq!(judge("/a", true, ROOM, "the database's").state, State::Ok);
+        assert_eq!(judge("/a", false, ROOM, "the database's").state, State::Note);
+        for there in [true, false] {
+            let check = judge("/a", there, ROOM - 1, "the database's");
+            assert_eq!((check.state, check.action.as_deref()), (State::Bad, Some(NO_ROOM)));
+        }
+    }
+}
