@@ -77,7 +77,7 @@ fn placeholders_variables_and_addresses_are_checked_with_their_place() {
         42,
         "did you mean '{window.label}'?",
     );
-    refused("deliver:\n  - email: \"{var.laed}\"\n", 5, 5, "did you mean '{var.lead}'?");
+    refused("deliver:\n  - email: \"{var.laed}\"\n", 5, 12, "did you mean '{var.lead}'?");
     refused("deliver:\n  - email: { to: [not-an-address] }\n", 5, 18, "is not an e-mail address");
     refused("deliver:\n  - email: { to: \"{var.limit}\" }\n", 5, 5, "does not fit");
     refused("deliver:\n  - email: { subject: x }\n", 5, 12, "at least one address");

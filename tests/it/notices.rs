@@ -296,9 +296,9 @@ async fn a_held_run_and_an_open_breaker_are_told_and_so_is_their_end() {
     shop.run(&["resolve", &id, "--not-created"]).await.expect(0);
     until("the recovery", || async { receiver.at("/alert").len() == 2 }).await;
     assert_eq!(receiver.at("/alert")[1].json()["type"], "run.recovered");
-    assert_eq!(receiver.at("/ok").len(), 1);
+    until("the report", || async { receiver.at("/ok").len() == 1 }).await;
 
-    shop.fault("bik.generateReport=401:2");
+    shop.fault("bik.generateReport=401:1");
     shop.told(&["run-job", "report", "--window", NEXT_DAY, "--mail", "--no-wait"]).await.expect(4);
     until("the breaker's alert", || async { receiver.at("/alert").len() == 3 }).await;
     let breaker = receiver.at("/alert")[2].json();
