@@ -28,6 +28,8 @@ CREATE TABLE deliveries (
     -- When it is due; while it is being sent, when its lease ends.
     next_try_at  timestamptz DEFAULT reportd_now(),
     lease_token  uuid,
+    -- The last claim's token, kept: what BIK answered to that try is recorded even if the claim was lost meanwhile.
+    attempt      uuid,
     tries        integer NOT NULL DEFAULT 0,
     -- The first try since it was made or an operator had it sent again; giving up counts from here.
     tried_since  timestamptz,
@@ -35,6 +37,8 @@ CREATE TABLE deliveries (
     words        text,
     settled_at   timestamptz,
     settled_by   text,
+    -- The operator who had it sent again last.
+    retried_by   text,
     CONSTRAINT deliveries_pkey PRIMARY KEY (id),
     CONSTRAINT deliveries_kind_known
         CHECK (kind IN ('email', 'webhook', 'file', 'bik_ticket', 'bik_event', 'heartbeat')),
@@ -63,11 +67,11 @@ CREATE TABLE delivery_runs (
     CONSTRAINT delivery_runs_delivery_fkey FOREIGN KEY (delivery_id) REFERENCES deliveries (id)
 );
 
--- Trouble of one kind that one target is told of: fifty windows of one outage make one notice. It is open until all of it is
--- over; then one notice of recovery closes it.
+-- Trouble of one kind that one target is told of: fifty windows of one outage make one notice. Series recover one by one; the
+-- alert is open until all of it is over.
 CREATE TABLE alerts (
     id        uuid NOT NULL,
-    -- Hash of target, cause, class of failure and vendor: what belongs together (src/worker/herald.rs).
+    -- Hash of target, cause and vendor: what belongs together (src/worker/herald.rs).
     key       text NOT NULL,
     cause     text NOT NULL,
     -- Whom to tell and how: src/delivery/notice.rs Notice.
@@ -102,11 +106,14 @@ CREATE TABLE alert_members (
     settled_at   timestamptz,
     -- It works again; false = a person ended it.
     works        boolean,
+    -- When its recovery was told, or found not to be told.
+    recovered_at timestamptz,
     CONSTRAINT alert_members_pkey PRIMARY KEY (key, subject),
     CONSTRAINT alert_members_alert_fkey FOREIGN KEY (alert_id) REFERENCES alerts (id),
     CONSTRAINT alert_members_told_fkey FOREIGN KEY (told_by) REFERENCES deliveries (id),
     CONSTRAINT alert_members_window_whole CHECK ((window_start IS NULL) = (window_end IS NULL)),
-    CONSTRAINT alert_members_works_iff_settled CHECK ((works IS NOT NULL) = (settled_at IS NOT NULL))
+    CONSTRAINT alert_members_works_iff_settled CHECK ((works IS NOT NULL) = (settled_at IS NOT NULL)),
+    CONSTRAINT alert_members_recovered_was_told CHECK (recovered_at IS NULL OR (works AND told_by IS NOT NULL))
 );
 
 CREATE INDEX alert_members_of_alert ON alert_members (alert_id, series_id);

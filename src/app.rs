@@ -18,8 +18,8 @@ use crate::run::Who;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::{self, Loaded, Settings};
 use crate::vendor::http::Http;
-use crate::worker::deliver::Post;
 use crate::worker::lease::Leases;
+use crate::worker::post::Post;
 use crate::worker::{Accounts, Worker};
 use crate::yaml::{Problem, Severity};
 

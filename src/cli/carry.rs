@@ -68,24 +68,30 @@ pub(super) struct Carrying {
 /// How long a command waits for the notices of its runs.
 const NOTICES: Duration = Duration::from_secs(20);
 
-/// Tells of the runs that ended, and sends that. What is left goes on with `serve`.
-pub(super) async fn deliver(app: &App, outcomes: &[Outcome]) -> Result<(), Failure> {
+/// Tells of the runs that ended, and sends that. What is left, or went wrong, goes on with `serve`: it changes nothing of how the
+/// runs ended.
+pub(super) async fn deliver(app: &App, outcomes: &[Outcome], stop: &CancellationToken) {
     let ended =
         |outcome: &&Outcome| !outcome.was_held && matches!(outcome.exit, Exit::Done | Exit::Failed | Exit::Held);
     let runs: Vec<Uuid> =
         outcomes.iter().filter(ended).filter_map(|outcome| outcome.view.run_id.parse().ok()).collect();
-    if runs.is_empty() {
-        return Ok(());
+    if runs.is_empty() || stop.is_cancelled() {
+        return;
     }
-    let also = herald::tell_now(&app.worker.store, &runs).await?;
-    let left = app.worker.deliver_of(&runs, &also, Instant::now() + NOTICES).await?;
-    if left > 0 {
-        note(&format!(
+    let told = async {
+        let also = herald::tell_now(&app.worker.store, &runs).await?;
+        app.worker.deliver_of(&runs, &also, Instant::now() + NOTICES, stop).await
+    };
+    match told.await {
+        Ok(0) => {}
+        Ok(left) => note(&format!(
             "reportd: {} still to be sent: `reportd deliveries` says why; `reportd serve` goes on with it",
             super::coverage::words::counted(usize::try_from(left).unwrap_or(0), "notice")
-        ));
+        )),
+        Err(error) => {
+            note(&format!("reportd: the runs' notices wait for `reportd serve`: {}", crate::telemetry::Chain(&error)))
+        }
     }
-    Ok(())
 }
 
 /// What became of one window.
@@ -121,10 +127,14 @@ pub(super) fn mails<'a>(fires: impl Iterator<Item = &'a Planned>) -> usize {
 }
 
 /// Makes the runs and carries them on, each account's beside the others', in the order given. Results are in that order too.
-pub(super) async fn carry_all(app: &App, fires: &[Planned], carrying: Carrying) -> Vec<Result<Outcome, Failure>> {
-    let stop = stop_on_signal();
+pub(super) async fn carry_all(
+    app: &App,
+    fires: &[Planned],
+    carrying: Carrying,
+    stop: &CancellationToken,
+) -> Vec<Result<Outcome, Failure>> {
     let board = Board::new();
-    let (stop, board) = (&stop, &board);
+    let board = &board;
     let mut accounts: BTreeMap<(&str, Vendor), Vec<(usize, &Planned)>> = BTreeMap::new();
     for (n, fire) in fires.iter().enumerate() {
         accounts.entry((&fire.connection, fire.vendor)).or_default().push((n, fire));

@@ -39,9 +39,18 @@ pub(super) struct DeliveryCommand {
 #[derive(Debug, Subcommand)]
 enum Verb {
     /// Send a delivery now, also one that was held, failed or sent
-    Retry(Id),
+    Retry(Retry),
     /// End a delivery that is held, failed or waiting: it arrived, or is not wanted any more
     Resolve(Id),
+}
+
+#[derive(Debug, Args)]
+struct Retry {
+    #[command(flatten)]
+    id: Id,
+    /// Make a second BIK ticket or event of one that was made
+    #[arg(long)]
+    again: bool,
 }
 
 #[derive(Debug, Args)]
@@ -118,18 +127,22 @@ fn table(rows: &[DeliveryRow]) -> String {
 impl DeliveryCommand {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
         match &self.verb {
-            Verb::Retry(id) => retry(cx, &id.id).await,
+            Verb::Retry(args) => retry(cx, &args.id.id, args.again).await,
             Verb::Resolve(id) => resolve(cx, &id.id).await,
         }
     }
 }
 
 /// Sends it at once, in this process: `serve` need not run.
-async fn retry(cx: &Cx, id: &str) -> Result<Exit, Failure> {
+async fn retry(cx: &Cx, id: &str, again: bool) -> Result<Exit, Failure> {
     let app = cx.app(&cx.settings()?, ArchiveUse::Reads).await?;
     let result = async {
         let store = &app.worker.store;
         let row = store.delivery_by_prefix(id).await?;
+        let kind = Kind::try_from(row.kind.clone()).map_err(Failure::Usage)?;
+        if row.state == State::Sent.as_str() && !kind.repeatable() && !again {
+            return Err(Failure::Usage("BIK made it already: say --again to have a second one made".into()));
+        }
         if !store.retry_delivery(row.id).await? {
             return Err(Failure::Usage("it is being sent at this moment: see `reportd deliveries`".into()));
         }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use clap::Args;
 use uuid::Uuid;
 
-use super::carry::{Carrying, Waiting, carry_all, deliver, mails, refuse_mail, report, worst};
+use super::carry::{Carrying, Waiting, carry_all, deliver, mails, refuse_mail, report, stop_on_signal, worst};
 use super::coverage::{Dates, note_clipped, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
@@ -108,7 +108,8 @@ impl Fill {
         let carrying = Carrying { trigger: Trigger::Fill, again: false, until: self.waiting.until() };
         let mut exits = Vec::new();
         let mut outcomes = Vec::new();
-        for result in carry_all(app, &fires, carrying).await {
+        let stop = stop_on_signal();
+        for result in carry_all(app, &fires, carrying, &stop).await {
             exits.push(match result {
                 Ok(outcome) => {
                     report(cx, app, &outcome);
@@ -119,7 +120,7 @@ impl Fill {
                 Err(failure) => failure.complain(),
             });
         }
-        deliver(app, &outcomes).await?;
+        deliver(app, &outcomes, &stop).await;
         Ok(worst(&exits))
     }
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use super::carry::{Carrying, Waiting, carry_all, deliver, refuse_mail, report, worst};
+use super::carry::{Carrying, Waiting, carry_all, deliver, refuse_mail, report, stop_on_signal, worst};
 use super::text;
 use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
@@ -155,7 +155,8 @@ impl RunJob {
         let carrying = Carrying { trigger: Trigger::Manual, again: self.again, until: self.waiting.until() };
         let mut exits = Vec::new();
         let mut outcomes = Vec::new();
-        for result in carry_all(app, fires, carrying).await {
+        let stop = stop_on_signal();
+        for result in carry_all(app, fires, carrying, &stop).await {
             exits.push(match result {
                 Ok(outcome) => {
                     report(cx, app, &outcome);
@@ -173,7 +174,7 @@ impl RunJob {
             });
         }
         if !self.no_deliver {
-            deliver(app, &outcomes).await?;
+            deliver(app, &outcomes, &stop).await;
         }
         Ok(worst(&exits))
     }

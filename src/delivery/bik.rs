@@ -117,7 +117,9 @@ fn trouble(error: VendorError, account: &Account) -> Trouble {
         // It never left, and will not before a setting changes.
         VendorError::Refused { status: 0, message } => Trouble::Person(message),
         VendorError::Refused { message, .. } => Trouble::Refused(message),
-        VendorError::Auth(why) => Trouble::Person(format!("credentials of connection {}: {why}", account.connection)),
+        VendorError::Auth(why) => {
+            Trouble::Credentials(format!("credentials of connection {}: {why}", account.connection))
+        }
         other => Trouble::Unclear(other.to_string()),
     }
 }

@@ -324,7 +324,7 @@ mod tests {
     fn what_a_person_must_change_is_told_from_what_passes() {
         let word = |kind: ErrorKind| match trouble("write", Path::new("/in/x"), &kind.into()) {
             Trouble::Later { why, .. } => ("later", why),
-            Trouble::Person(why) => ("person", why),
+            Trouble::Person(why) | Trouble::Credentials(why) => ("person", why),
             Trouble::Refused(why) => ("refused", why),
             Trouble::Unclear(why) => ("unclear", why),
         };

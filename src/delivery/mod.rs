@@ -230,6 +230,9 @@ pub enum Trouble {
     /// Nothing was sent, and nothing can be before a person changed something: a missing secret, no `mail:`.
     #[error("{0}")]
     Person(String),
+    /// A vendor does not accept the account's credentials; nothing was made.
+    #[error("{0}")]
+    Credentials(String),
 }
 
 impl Trouble {

@@ -63,6 +63,24 @@ fn masked(address: &str) -> String {
     }
 }
 
+/// A text of the other side without the addresses of people.
+pub fn mask_addresses(text: &str) -> String {
+    let stands_apart = |c: char| c.is_whitespace() || "<>,;:()[]{}\"'".contains(c);
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while !rest.is_empty() {
+        let end = rest.find(stands_apart).unwrap_or(rest.len());
+        let (word, after) = rest.split_at(end);
+        // A host alone, as in `user @ host`, names nobody.
+        let is_address = word.split_once('@').is_some_and(|(local, host)| !local.is_empty() && !host.is_empty());
+        out.push_str(&if is_address { masked(word) } else { word.to_owned() });
+        let gap = after.find(|c| !stands_apart(c)).unwrap_or(after.len());
+        out.push_str(&after[..gap]);
+        rest = &after[gap..];
+    }
+    out
+}
+
 /// A mail.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Email {
@@ -131,6 +149,15 @@ mod tests {
         assert_eq!(Notice::Email(email).target(), "o…@example.com, b…@x.example");
         let webhook = Webhook { url: "https://hooks.example.com/T0/secret?x=y".into(), keys: vec![] };
         assert_eq!(Notice::Webhook(webhook).target(), "https://hooks.example.com/***");
+    }
+
+    #[test]
+    fn a_servers_words_lose_the_addresses_of_people_and_nothing_else() {
+        let said = "550 5.1.1 <lead@example.com>: Recipient rejected, ask postmaster@example.com (a@b, @ or x@)";
+        assert_eq!(
+            mask_addresses(said),
+            "550 5.1.1 <l…@example.com>: Recipient rejected, ask p…@example.com (a…@b, @ or x@)"
+        );
     }
 
     #[test]

@@ -158,7 +158,7 @@ fn of_bik(answer: Result<Option<String>, Trouble>, account: &Account) -> Word {
         Ok(Some(words)) => Word::Hint(words),
         Err(Trouble::Later { why, after: Some(_) }) => Word::Later(why),
         Err(Trouble::Later { why, after: None }) => Word::Unreachable(why),
-        Err(Trouble::Person(why)) => {
+        Err(Trouble::Person(why) | Trouble::Credentials(why)) => {
             match why.strip_prefix(&format!("credentials of connection {}: ", account.connection)) {
                 Some(words) => Word::Refused(words.to_owned()),
                 None => Word::Other(why),

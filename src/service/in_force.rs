@@ -13,7 +13,7 @@ use crate::run::store::permit::Permit;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
-use crate::worker::deliver::Post;
+use crate::worker::post::Post;
 use crate::worker::{Accounts, Worker};
 use crate::yaml::Severity;
 

@@ -4,7 +4,7 @@
 //! pulse.rs     a beat each second, by tokio-cron-scheduler, with a watchdog beside it
 //! planner.rs   a beat -> due instants -> the ledger and runs
 //! workers.rs   claim what is due -> one step each
-//! notices.rs   tell of runs, send what is due
+//! notices.rs   deliveries: made, and sent
 //! turn.rs      one turn of the loop between them
 //! reload.rs    config and job files -> what is new
 //! in_force.rs  the set in force, compiled against this process's settings
@@ -26,10 +26,11 @@ pub mod systemd;
 mod turn;
 pub mod workers;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use thiserror::Error;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
@@ -104,11 +105,13 @@ pub async fn serve(
     let (news, mut loads) = mpsc::channel(1);
     // None of these ends before it is told to; one that does must not go unnoticed.
     let mut beside = JoinSet::new();
-    let (files, hints, left_over, notices) = (
+    let due = Arc::new(Notify::new());
+    let telling = notices::tell(service.in_force.subscribe(), workers.ended(), Arc::clone(&due), stop.clone());
+    let sending = notices::send(service.in_force.subscribe(), due, stop.clone());
+    let (files, hints, left_over) = (
         watcher.watch(news, reload, stop.clone()),
         workers.clone().hear(service.store.clone()),
         workers.clone().sweep(),
-        notices::run(service.in_force.subscribe(), workers.ended(), stop.clone()),
     );
     beside.spawn(async move {
         files.await;
@@ -122,15 +125,19 @@ pub async fn serve(
         left_over.await;
         "the sweep of left-over deletions"
     });
-    // These two are waited for when the service stops.
+    // These are waited for when the service stops.
     let mut working = JoinSet::new();
     working.spawn(async move {
         workers.run().await;
         "the workers' loop"
     });
     working.spawn(async move {
-        notices.await;
-        "the loop that tells and delivers"
+        telling.await;
+        "the loop that makes deliveries"
+    });
+    working.spawn(async move {
+        sending.await;
+        "the loop that sends them"
     });
     let mut pulse = Pulse::start();
     let mut due: Option<Instant> = Some(Instant::now());

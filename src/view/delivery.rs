@@ -41,6 +41,8 @@ pub struct DeliveryView {
     pub settled_at: Option<String>,
     /// Who ended it.
     pub settled_by: Option<String>,
+    /// The operator who had it sent again last.
+    pub retried_by: Option<String>,
 }
 
 impl DeliveryView {
@@ -68,6 +70,7 @@ impl DeliveryView {
             words: row.words.clone(),
             settled_at: row.settled_at.map(text),
             settled_by: row.settled_by.clone(),
+            retried_by: row.retried_by.clone(),
         }
     }
 }

@@ -2,9 +2,10 @@
 //! of these when they work again. Sends nothing.
 //!
 //! What a run tells was frozen with it. Trouble is gathered: an alert is what one target is told of one cause at one vendor.
-//! It is told once it has been quiet for a few seconds, so fifty windows of one outage make one notice; what joins it later
-//! is told with the next one, an hour later when it is another series, a day later otherwise. When all of it is over, one
-//! notice of recovery closes it.
+//! It is told once nothing has joined it for a few seconds, so fifty windows of one outage make one notice; what joins later is
+//! told with the next one: an hour after the last when it is of a series that is in no other trouble, else a day. A series
+//! that works again is told so together with the others, or after five minutes without them. An alert of which nothing is
+//! left is closed; trouble that nobody mends for a week is dropped from it.
 
 use std::time::{Duration, Instant};
 
@@ -19,9 +20,10 @@ use crate::delivery::notice::{Notice, Notices};
 use crate::delivery::{Cause, Kind};
 use crate::request::waiver::Waiver;
 use crate::request::window::Window;
-use crate::run::store::alert::{AlertFacts, Joining, News, OpenAlert, Telling};
+use crate::run::store::alert::{AlertFacts, Joining, LateMember, OpenAlert};
 use crate::run::store::attention::{LateFire, OpenBreakerRow};
-use crate::run::store::delivery::{NewDelivery, Untold};
+use crate::run::store::delivery::NewDelivery;
+use crate::run::store::untold::{News, Telling, Untold};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{FailureClass, Run, State};
 use crate::yaml::show_duration;
@@ -37,9 +39,12 @@ const GATHERED: TimeDelta = TimeDelta::seconds(60);
 const ANOTHER_SERIES: TimeDelta = TimeDelta::hours(1);
 const MORE_WINDOWS: TimeDelta = TimeDelta::hours(24);
 
+/// How long the recovery of one series waits for that of others which are still in trouble.
+const OTHERS: TimeDelta = TimeDelta::minutes(5);
+
 /// Between two looks for late windows, and how far each looks back: far at the start and now and then, since an instant may be
 /// decided long after it was due.
-const LATE: Duration = Duration::from_secs(15);
+const LATE: Duration = Duration::from_secs(10);
 const LATE_FAR: Duration = Duration::from_secs(600);
 const BACK: Duration = Duration::from_secs(3600);
 const FAR_BACK: Duration = Duration::from_secs(7 * 24 * 3600);
@@ -93,12 +98,13 @@ impl Herald {
             return Ok(false);
         }
         let far = over(self.late_far, LATE_FAR);
-        let found = late(store, listeners, if far { FAR_BACK } else { BACK }).await?;
+        // Noted before it is done: a look that takes too long must not be the only thing that is ever tried.
         self.late = Some(Instant::now());
         if far {
             self.late_far = self.late;
         }
-        Ok(found)
+        end_waived(store, listeners).await?;
+        late(store, listeners, if far { FAR_BACK } else { BACK }).await
     }
 }
 
@@ -245,6 +251,22 @@ fn breaker_joining(breaker: &OpenBreakerRow, notice: &Notice) -> Joining {
     }
 }
 
+/// Late windows that were waived since they were told are nobody's trouble any more.
+async fn end_waived(store: &RunStore, listeners: &[Listener]) -> Result<(), StoreError> {
+    if listeners.iter().all(|listener| listener.waivers.is_empty()) {
+        return Ok(());
+    }
+    let waived = |member: &LateMember| {
+        let of = |l: &&Listener| Some(&l.job) == member.job.as_ref() && l.connection == member.connection;
+        listeners.iter().find(of).is_some_and(|listener| {
+            let window = Window::new(member.window_start, member.window_end, listener.zone);
+            window.is_some_and(|window| listener.waivers.iter().any(|waiver| waiver.covers(&window)))
+        })
+    };
+    let ended: Vec<LateMember> = store.late_members().await?.into_iter().filter(waived).collect();
+    if ended.is_empty() { Ok(()) } else { store.end_members(&ended).await }
+}
+
 /// Windows that became late; returns whether there were any.
 async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
     let asks = |listener: &Listener| {
@@ -321,16 +343,23 @@ async fn alerts(store: &RunStore, hurry: &[Uuid]) -> Result<Vec<Uuid>, StoreErro
     store.settle_members().await?;
     let most = i64::try_from(MOST).unwrap_or(i64::MAX);
     let mut made = Vec::new();
-    for alert in store.open_alerts(hurry).await? {
-        let mut next = next(&alert);
-        if next == Next::Tell {
+    for mut alert in store.open_alerts(hurry).await? {
+        let mut step = next(&alert);
+        if step == Next::Tell {
             made.extend(store.tell_alert(alert.id, most, |facts| alert_delivery(facts, false)).await?);
-            if alert.unsettled == 0 {
-                next = Next::Close;
+            if alert.unsettled > 0 {
+                continue;
             }
+            // It was over before it was told: its end is told at once.
+            alert.untold = 0;
+            step = Next::Recover;
         }
-        if next == Next::Close {
-            made.extend(store.close_alert(alert.id, most, |facts| alert_delivery(facts, true)).await?);
+        if step == Next::Recover {
+            made.extend(store.recover_alert(alert.id, most, |facts| alert_delivery(facts, true)).await?);
+            step = if alert.unsettled == 0 { Next::Close } else { Next::Wait };
+        }
+        if step == Next::Close {
+            store.close_alert(alert.id).await?;
         }
     }
     Ok(made)
@@ -341,31 +370,33 @@ async fn alerts(store: &RunStore, hurry: &[Uuid]) -> Result<Vec<Uuid>, StoreErro
 enum Next {
     Wait,
     Tell,
+    Recover,
     Close,
 }
 
 fn next(alert: &OpenAlert) -> Next {
-    if alert.untold == 0 {
-        return if alert.unsettled == 0 { Next::Close } else { Next::Wait };
-    }
-    let now = alert.now;
-    let told = match alert.told_at {
-        None => {
-            let quiet = alert.joined_at.is_none_or(|at| now - at >= QUIET);
-            alert.hurried || quiet || now - alert.opened_at >= GATHERED
+    let for_long = |since: Option<DateTime<Utc>>, long: TimeDelta| since.is_none_or(|at| alert.now - at >= long);
+    if alert.untold > 0 {
+        let gathered = alert.hurried || for_long(alert.joined_at, QUIET) || for_long(alert.untold_since, GATHERED);
+        let spaced = for_long(alert.told_at, if alert.new_series { ANOTHER_SERIES } else { MORE_WINDOWS });
+        // What is over already is told before its recovery is.
+        if (gathered && spaced) || alert.unsettled == 0 {
+            return Next::Tell;
         }
-        Some(at) => (alert.new_series && now - at >= ANOTHER_SERIES) || now - at >= MORE_WINDOWS,
-    };
-    // What is over already is told before its recovery is.
-    if told || alert.unsettled == 0 { Next::Tell } else { Next::Wait }
+    }
+    let all_over = alert.unsettled == 0 && alert.untold == 0;
+    if alert.back > 0 && (all_over || for_long(alert.back_since, OTHERS)) {
+        return Next::Recover;
+    }
+    if all_over { Next::Close } else { Next::Wait }
 }
 
-/// The delivery that tells of an alert's members, or that they work again.
+/// The delivery that tells of an alert's members, or that they are out of trouble.
 fn alert_delivery(facts: &AlertFacts, over: bool) -> Option<NewDelivery> {
     let notice: Notice = serde_json::from_value(facts.notice.clone()).ok()?;
     let cause = Cause::try_from(facts.cause.clone()).ok()?;
-    let told = facts.members.iter().filter(|row| !over || row.works == Some(true));
-    let mut members: Vec<Member> = told.filter_map(|row| serde_json::from_value(row.about.0.clone()).ok()).collect();
+    let mut members: Vec<Member> =
+        facts.members.iter().filter_map(|about| serde_json::from_value(about.0.clone()).ok()).collect();
     if over {
         // What was wrong is over: a receiver must not take it for what is.
         for member in &mut members {
@@ -390,41 +421,60 @@ mod tests {
         Notice::Email(Email { to: vec![to.into()], subject: None, attach: false })
     }
 
-    fn alert(opened_s: i64, joined_s: i64, told_s: Option<i64>) -> OpenAlert {
+    /// An alert with one untold member of a series in no other trouble, which joined so long ago; told last so long ago.
+    fn alert(joined_s: i64, told_s: Option<i64>) -> OpenAlert {
         let now: DateTime<Utc> = "2026-03-01T12:00:00Z".parse().unwrap();
         let ago = |seconds| now - TimeDelta::seconds(seconds);
         OpenAlert {
             id: Uuid::nil(),
-            opened_at: ago(opened_s),
             told_at: told_s.map(ago),
             now,
-            joined_at: Some(ago(joined_s)),
             untold: 1,
-            new_series: false,
-            unsettled: 2,
+            untold_since: Some(ago(joined_s)),
+            joined_at: Some(ago(joined_s)),
+            new_series: true,
             hurried: false,
+            unsettled: 2,
+            back: 0,
+            back_since: None,
         }
     }
 
     #[test]
-    fn an_alert_is_told_when_it_has_been_quiet_and_again_only_much_later() {
-        assert_eq!(next(&alert(4, 4, None)), Next::Wait);
-        assert_eq!(next(&alert(30, 5, None)), Next::Tell);
-        assert_eq!(next(&alert(30, 1, None)), Next::Wait);
-        assert_eq!(next(&alert(60, 1, None)), Next::Tell);
-        assert_eq!(next(&OpenAlert { hurried: true, ..alert(1, 1, None) }), Next::Tell);
-        assert_eq!(next(&OpenAlert { hurried: true, ..alert(100, 1, Some(90)) }), Next::Wait);
-        assert_eq!(next(&alert(80_000, 60, Some(79_000))), Next::Wait);
-        assert_eq!(next(&OpenAlert { new_series: true, ..alert(8000, 60, Some(3600)) }), Next::Tell);
-        assert_eq!(next(&alert(90_000, 60, Some(86_400))), Next::Tell);
+    fn an_alert_is_told_when_it_has_been_quiet() {
+        assert_eq!(next(&alert(4, None)), Next::Wait);
+        assert_eq!(next(&alert(5, None)), Next::Tell);
+        let busy = |since_s| OpenAlert { joined_at: Some(alert(1, None).now), ..alert(since_s, None) };
+        assert_eq!(next(&busy(59)), Next::Wait);
+        assert_eq!(next(&busy(60)), Next::Tell);
+        assert_eq!(next(&OpenAlert { hurried: true, ..alert(0, None) }), Next::Tell);
     }
 
     #[test]
-    fn an_alert_closes_when_all_is_told_and_over() {
-        let over = OpenAlert { unsettled: 0, ..alert(1, 1, None) };
-        assert_eq!(next(&over), Next::Tell);
-        assert_eq!(next(&OpenAlert { untold: 0, ..over }), Next::Close);
-        assert_eq!(next(&OpenAlert { untold: 0, ..alert(1, 1, Some(1)) }), Next::Wait);
+    fn a_series_in_new_trouble_is_told_an_hour_after_the_last_notice_and_more_windows_a_day_after() {
+        assert_eq!(next(&alert(60, Some(3599))), Next::Wait);
+        assert_eq!(next(&OpenAlert { hurried: true, ..alert(60, Some(3599)) }), Next::Wait);
+        assert_eq!(next(&alert(60, Some(3600))), Next::Tell);
+        // However long the alert is open, what joins it is gathered first.
+        assert_eq!(next(&alert(1, Some(1_000_000))), Next::Wait);
+        let more = |told_s| OpenAlert { new_series: false, ..alert(60, Some(told_s)) };
+        assert_eq!(next(&more(86_399)), Next::Wait);
+        assert_eq!(next(&more(86_400)), Next::Tell);
+    }
+
+    #[test]
+    fn a_recovery_waits_for_others_five_minutes_and_for_nobody_when_all_is_over() {
+        let back = |since_s, unsettled| {
+            let since = Some(alert(since_s, None).joined_at.unwrap());
+            OpenAlert { untold: 0, back: 1, back_since: since, unsettled, ..alert(0, Some(10)) }
+        };
+        assert_eq!(next(&back(299, 1)), Next::Wait);
+        assert_eq!(next(&back(300, 1)), Next::Recover);
+        assert_eq!(next(&back(0, 0)), Next::Recover);
+        // What is over before it was told is told first.
+        assert_eq!(next(&OpenAlert { untold: 1, ..back(0, 0) }), Next::Tell);
+        assert_eq!(next(&OpenAlert { back: 0, ..back(0, 0) }), Next::Close);
+        assert_eq!(next(&OpenAlert { back: 0, ..back(0, 1) }), Next::Wait);
     }
 
     #[test]

@@ -9,7 +9,8 @@
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
 //! herald.rs   runs that ended, breakers, lateness -> deliveries
-//! deliver.rs  deliveries -> mail servers, vendors, folders
+//! deliver.rs  deliveries: claim, try, record; send.rs  a try by its kind: mail servers, vendors, folders
+//! post.rs     what deliveries are sent with
 //! payload.rs  what a webhook carries
 //! sweep.rs    deletions at the vendor that were left over
 //! rebuild.rs  manifests -> rows, for `archive rebuild`
@@ -23,7 +24,9 @@ pub mod herald;
 pub mod lease;
 pub mod open;
 mod payload;
+pub mod post;
 pub mod rebuild;
+mod send;
 pub mod step;
 mod sweep;
 mod trouble;
@@ -39,8 +42,8 @@ use crate::run::store::RunStore;
 use crate::settings::Settings;
 use crate::vendor::account::Account;
 use crate::vendor::http::Http;
-use deliver::Post;
 use lease::Leases;
+use post::Post;
 
 /// The accounts of all connections.
 #[derive(Clone, Debug, Default)]

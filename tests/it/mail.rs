@@ -236,7 +236,7 @@ fn kind(result: &Result<String, Trouble>) -> &'static str {
         Err(Trouble::Later { .. }) => "later",
         Err(Trouble::Unclear(_)) => "unclear",
         Err(Trouble::Refused(_)) => "refused",
-        Err(Trouble::Person(_)) => "person",
+        Err(Trouble::Person(_) | Trouble::Credentials(_)) => "person",
     }
 }
 

@@ -88,7 +88,8 @@ async fn a_run_that_succeeds_tells_its_webhook_once_with_the_runs_own_json() {
             "tries",
             "words",
             "settled_at",
-            "settled_by"
+            "settled_by",
+            "retried_by"
         ]
     );
     assert_eq!((text(&line["kind"]), text(&line["cause"]), text(&line["state"])), ("webhook", "archived", "sent"));
@@ -355,7 +356,7 @@ async fn a_receiver_that_hangs_keeps_neither_runs_nor_other_kinds_of_notices_wai
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_services_own_heartbeat_is_pinged_after_a_pass_and_tells_of_trouble() {
+async fn the_services_own_heartbeat_is_pinged_after_a_pass_and_its_url_is_a_secret() {
     let watcher = Receiver::start().await;
     let shop = Shop::with("heartbeat: env:PING\n").await;
     shop.job("report", &format!("window: yesterday\nschedule: \"0 3 * * *\"\n{LIVECHAT}"));
@@ -364,5 +365,152 @@ async fn the_services_own_heartbeat_is_pinged_after_a_pass_and_tells_of_trouble(
     assert_eq!(watcher.at("/service/start").len(), 1);
     assert!(watcher.at("/service")[0].path.contains("?rid="), "{:?}", watcher.got());
     assert!(!serve.stderr().contains("/service"), "the URL is a secret");
+    drop(serve);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_series_that_works_again_is_told_so_although_another_never_does() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    shop.job("adhoc", &telling(&receiver, LIVECHAT, ""));
+    let types = || receiver.at("/alert").iter().map(|got| text(&got.json()["type"]).to_owned()).collect::<Vec<_>>();
+    // One that nobody will ever mend.
+    shop.fault("livechat.report=400:1");
+    shop.told(&["run-job", "adhoc", "--window", DAY]).await.expect(1);
+    assert_eq!(types(), ["run.failed"]);
+    shop.advance(Duration::from_secs(3700)).await;
+    shop.fault("livechat.report=400:1");
+    shop.told(&["run-job", "report", "--window", DAY]).await.expect(1);
+    assert_eq!(types(), ["run.failed", "run.failed"]);
+    assert_eq!(receiver.at("/alert")[1].json()["runs"].as_array().unwrap().len(), 1);
+    // It works again; after five minutes without the other it is told alone.
+    shop.told(&["run-job", "report", "--window", NEXT_DAY]).await.expect(0);
+    assert_eq!(types().len(), 2);
+    shop.advance(Duration::from_secs(301)).await;
+    shop.told(&["run-job", "report", "--window", "2025-03-05..2025-03-05"]).await.expect(0);
+    assert_eq!(types()[2..], ["run.recovered"]);
+    assert_eq!(receiver.at("/alert")[2].json()["job"], "report");
+    // And its next failure is news an hour after the last notice, not a day.
+    shop.advance(Duration::from_secs(3700)).await;
+    shop.fault("livechat.report=400:1");
+    shop.told(&["run-job", "report", "--window", "2025-03-06..2025-03-06"]).await.expect(1);
+    assert_eq!(types()[3..], ["run.failed"]);
+    // What nobody mends for a week is dropped, and then nothing is left.
+    shop.told(&["run-job", "report", "--window", "2025-03-07..2025-03-07"]).await.expect(0);
+    shop.advance(Duration::from_secs(8 * 24 * 3600)).await;
+    shop.told(&["run-job", "report", "--window", "2025-03-08..2025-03-08"]).await.expect(0);
+    assert_eq!(types()[4..], ["run.recovered"]);
+    assert_eq!(shop.number("SELECT count(*) FROM alerts WHERE closed_at IS NULL").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_late_window_that_is_waived_after_it_was_told_keeps_no_alert_open() {
+    let receiver = Receiver::start().await;
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T12:10:00Z").await;
+    let job = telling(&receiver, LIVECHAT, "zone: UTC\nschedule: \"0 3 * * *\"\nsince: 2026-03-09\nlate_after: 10m\n");
+    shop.job("report", &job);
+    shop.fault("livechat.report=503+3600");
+    let serve = shop.serve_and_tell(&[]).await;
+    shop.advance(Duration::from_secs(15 * 3600)).await;
+    shop.until_count("SELECT count(*) FROM fires WHERE fire_at >= '2026-03-11' AND outcome = 'fired'", 1).await;
+    shop.advance(Duration::from_secs(660)).await;
+    until("the late alert", || async { receiver.at("/alert").iter().any(|got| got.json()["type"] == "run.late") })
+        .await;
+    shop.job("report", &format!("{job}waive: [{{ from: 2026-03-01, to: 2026-03-12, reason: closed }}]\n"));
+    serve.signal(rustix::process::Signal::HUP);
+    shop.until_count("SELECT count(*) FROM alerts WHERE closed_at IS NULL AND cause = 'late'", 0).await;
+    let recovered = receiver.at("/alert").iter().any(|got| got.json()["type"] == "run.recovered");
+    assert!(!recovered, "nobody is told that it works again");
+    drop(serve);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_vendor_that_refuses_the_credentials_of_a_ticket_opens_the_accounts_breaker() {
+    let shop = Shop::open().await;
+    shop.job("report", &format!("window: yesterday\n{LIVECHAT}deliver:\n{TICKET}"));
+    shop.fault("bik.createAndAssignTicket=401:1");
+    let ran = shop.run_job("report", DAY, &[]).await.expect(0);
+    assert!(ran.stderr.contains("1 notice still to be sent"), "{}", ran.stderr);
+    assert_eq!(shop.sandbox.tickets(), 0);
+    let reason: String = shop.one("SELECT breaker_reason FROM connections WHERE vendor = 'bik' AND breaker_open").await;
+    assert!(reason.contains("credentials of connection north"), "{reason}");
+    shop.run(&["connections", "close", "north"]).await.expect(0);
+    let id = text(&shop.deliveries().await[0]["delivery_id"]).to_owned();
+    shop.run(&["delivery", "retry", &id]).await.expect(0);
+    assert_eq!(shop.sandbox.tickets(), 1);
+    let line = shop.deliveries().await.remove(0);
+    assert!(line["retried_by"].is_string(), "{line}");
+    // It was made: a second one only by a second word.
+    let ran = shop.run(&["delivery", "retry", &id]).await.expect(2);
+    assert!(ran.stderr.contains("say --again"), "{}", ran.stderr);
+    shop.run(&["delivery", "retry", &id, "--again"]).await.expect(0);
+    assert_eq!(shop.sandbox.tickets(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_worker_that_lost_its_claim_before_it_sent_makes_no_ticket() {
+    let shop = Shop::open().await;
+    let text = std::fs::read_to_string(shop.folder.path().join("reportd.yaml")).unwrap();
+    std::fs::write(
+        shop.folder.path().join("reportd.yaml"),
+        text.replacen("requests_per_second: 1000", "requests_per_second: 0.25", 1),
+    )
+    .unwrap();
+    shop.job("report", &format!("window: yesterday\n{LIVECHAT}deliver:\n{TICKET}{TICKET}"));
+    // The second ticket waits four seconds for the account's rate, its claim in hand.
+    let running = shop.start(&["run-job", "report", "--window", DAY]);
+    until("the first ticket", || async { shop.sandbox.tickets() == 1 }).await;
+    shop.until_count("SELECT count(*) FROM deliveries WHERE state = 'sending'", 1).await;
+    shop.sql("UPDATE deliveries SET lease_token = gen_random_uuid() WHERE state = 'sending'").await;
+    running.end().await.expect(0);
+    assert_eq!(shop.sandbox.tickets(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_became_of_a_try_is_recorded_although_the_database_was_away_for_a_moment() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    receiver.hangs(true);
+    let mut command = shop.command(&["run-job", "report", "--window", DAY]);
+    command.env("KEY", KEY);
+    let running = Started::new(command);
+    until("the webhook", || async { receiver.at("/ok").len() == 1 }).await;
+    shop.sql("ALTER TABLE deliveries RENAME TO away").await;
+    receiver.hangs(false);
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    shop.sql("ALTER TABLE away RENAME TO deliveries").await;
+    running.end().await.expect(0);
+    assert_eq!(receiver.at("/ok").len(), 1);
+    assert_eq!(shop.deliveries().await[0]["state"], "sent");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_copy_never_lands_in_the_archive() {
+    let shop = Shop::open().await;
+    let deliver =
+        "deliver:\n  - on: [manual]\n    file: { url: \"archive/report/north/2025/{window.label}/r1/report.json\" }\n";
+    shop.job("report", &format!("window: yesterday\n{LIVECHAT}{deliver}"));
+    let run = shop.run_job("report", DAY, &[]).await.expect(0).line();
+    let line = shop.deliveries().await.remove(0);
+    assert_eq!(line["state"], "failed");
+    assert!(text(&line["words"]).contains("would land in the archive"), "{line}");
+    let file = shop.archive().join(text(&run["artifacts"][0]["path"]));
+    assert_eq!(sha256(&file), text(&run["artifacts"][0]["sha256"]));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn watchers_are_told_of_a_run_that_failed_and_of_a_service_that_cannot_plan() {
+    let watcher = Receiver::start().await;
+    let shop = Shop::with("heartbeat: env:PING\n").await;
+    shop.job("report", &format!("window: previous_hour\nschedule: \"0 * * * *\"\nheartbeat: env:JOB\n{LIVECHAT}"));
+    shop.fault("livechat.report=400:1");
+    let serve = shop.serve_and_tell(&[("PING", &watcher.url("/service")), ("JOB", &watcher.url("/job"))]).await;
+    shop.advance(Duration::from_secs(3600)).await;
+    until("the job's failure", || async { watcher.at("/job/fail").len() == 1 }).await;
+    assert!(watcher.at("/job/fail")[0].body.contains("Bad Request"), "{:?}", watcher.at("/job/fail"));
+    std::fs::rename(shop.archive(), shop.folder.path().join("moved")).unwrap();
+    until("the service's trouble", || async { !watcher.at("/service/fail").is_empty() }).await;
+    assert!(watcher.at("/service/fail")[0].body.contains("archive"), "{:?}", watcher.at("/service/fail"));
     drop(serve);
 }

@@ -52,8 +52,8 @@ async fn take(State(desk): State<Arc<Mutex<Desk>>>, uri: Uri, headers: HeaderMap
         desk.got.push(Got { path: uri.to_string(), headers, body: String::from_utf8(body.to_vec()).unwrap() });
         (desk.answers.pop_front().unwrap_or(200), desk.hangs)
     };
-    if hangs {
-        tokio::time::sleep(Duration::from_secs(600)).await;
+    while hangs && desk.lock().unwrap().hangs {
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     StatusCode::from_u16(answer).unwrap()
 }

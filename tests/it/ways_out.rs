@@ -44,7 +44,7 @@ fn word<T: std::fmt::Debug>(result: Result<T, Trouble>) -> (&'static str, String
         Err(Trouble::Later { why, after }) => ("later", format!("{why} after {after:?}")),
         Err(Trouble::Unclear(why)) => ("unclear", why),
         Err(Trouble::Refused(why)) => ("refused", why),
-        Err(Trouble::Person(why)) => ("person", why),
+        Err(Trouble::Person(why) | Trouble::Credentials(why)) => ("person", why),
     }
 }
 

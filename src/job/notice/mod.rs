@@ -15,7 +15,7 @@ use crate::connection::secret::SecretRef;
 use crate::delivery::email::is_recipient;
 use crate::delivery::notice::{BikNotice, Email, Landing, Notice, Notices, Webhook};
 use crate::template::{Name, Place, Template, Tree};
-use crate::yaml::{Finding, Path, did_you_mean};
+use crate::yaml::{Finding, Path, Severity, did_you_mean};
 use file::{BikTicketFile, NoticeFile, TriggerWord};
 
 /// Which list a notice stands in.
@@ -99,7 +99,7 @@ pub fn compile(
             problems.push(Finding::error(path.clone(), message));
         });
         out.append(&mut problems);
-        if !out[before..].iter().any(|f| f.severity == crate::yaml::Severity::Error) {
+        if !out[before..].iter().any(|f| f.severity == Severity::Error) {
             rules.push(NoticeRule { on: notice.on.unwrap_or_else(|| which.on()), tree });
         }
     }
@@ -124,9 +124,15 @@ fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mut Ve
         out.append(&mut unknown);
         return;
     }
-    match rule.freeze(connection) {
+    match rule.filled(connection) {
         Err(message) => out.push(Finding::error(at.clone(), message)),
-        Ok(notice) => check_notice(&notice, connection, at, out),
+        Ok(file) => {
+            let mut filled = Vec::new();
+            // The literal parts were found good; what is wrong now is a variable's value.
+            check_bik(&file, at, &mut filled);
+            out.extend(filled.into_iter().filter(|finding| finding.severity == Severity::Error));
+            check_notice(&frozen(file, connection), connection, at, out);
+        }
     }
 }
 
@@ -167,25 +173,31 @@ pub fn heartbeat(text: Option<&str>, root: &FilePath, out: &mut Vec<Finding>) ->
 impl NoticeRule {
     /// The notice for a connection: its variables filled. The error says what a variable's value spoils.
     pub fn freeze(&self, connection: &Connection) -> Result<Notice, String> {
+        self.filled(connection).map(|file| frozen(file, connection))
+    }
+
+    /// The notice as it would stand in the file without variables.
+    fn filled(&self, connection: &Connection) -> Result<NoticeFile, String> {
         let value = self.tree.fill_some(&|name| match name {
             Name::Var(var) => Some(connection.vars.get(var).cloned().unwrap_or(Value::Null)),
             _ => None,
         });
-        let file: NoticeFile =
-            serde_json::from_value(value).map_err(|e| format!("a variable's value does not fit here: {e}"))?;
-        let notice = if let Some(email) = file.email {
-            let to = email.to.map(|to| to.0).unwrap_or_default();
-            Notice::Email(Email { to, subject: email.subject, attach: email.attach.unwrap_or(false) })
-        } else if let Some(webhook) = file.webhook {
-            Notice::Webhook(Webhook { url: webhook.url.unwrap_or_default(), keys: webhook.keys.unwrap_or_default() })
-        } else if let Some(copy) = file.file {
-            Notice::File(Landing { url: copy.url.unwrap_or_default() })
-        } else if let Some(ticket) = file.bik_ticket {
-            Notice::BikTicket(bik(connection, ticket_body(&ticket, connection)))
-        } else {
-            Notice::BikEvent(bik(connection, object(&file.bik_event.unwrap_or_default())))
-        };
-        Ok(notice)
+        serde_json::from_value(value).map_err(|e| format!("a variable's value does not fit here: {e}"))
+    }
+}
+
+fn frozen(file: NoticeFile, connection: &Connection) -> Notice {
+    if let Some(email) = file.email {
+        let to = email.to.map(|to| to.0).unwrap_or_default();
+        Notice::Email(Email { to, subject: email.subject, attach: email.attach.unwrap_or(false) })
+    } else if let Some(webhook) = file.webhook {
+        Notice::Webhook(Webhook { url: webhook.url.unwrap_or_default(), keys: webhook.keys.unwrap_or_default() })
+    } else if let Some(copy) = file.file {
+        Notice::File(Landing { url: copy.url.unwrap_or_default() })
+    } else if let Some(ticket) = file.bik_ticket {
+        Notice::BikTicket(bik(connection, ticket_body(&ticket, connection)))
+    } else {
+        Notice::BikEvent(bik(connection, object(&file.bik_event.unwrap_or_default())))
     }
 }
 
@@ -234,6 +246,10 @@ fn check_kinds(notice: &NoticeFile, which: List, at: &Path, out: &mut Vec<Findin
         let message = "file copies a report, and there is none to an alert: put it under deliver";
         out.push(Finding::error(at.key("file"), message).at_key());
     }
+    check_bik(notice, at, out);
+}
+
+fn check_bik(notice: &NoticeFile, at: &Path, out: &mut Vec<Finding>) {
     if let Some(event) = &notice.bik_event {
         bik::check_event(event, &at.key("bik_event"), out);
     }

@@ -1,7 +1,4 @@
-//! The herald's statements: runs that have told nobody yet, and alerts, which gather trouble of one kind for one target.
-//!
-//! Whoever tells of a run notes that in the same transaction that makes its deliveries, so nothing is told twice and nothing
-//! is forgotten. A member joins an alert once, whichever process finds it; an alert is told and closed under its row's lock.
+//! Alerts, which gather trouble of one kind for one target. A member joins an alert once, whichever process finds it; an alert is told and closed under its row's lock.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -9,7 +6,7 @@ use sqlx::FromRow;
 use sqlx::types::Json;
 use uuid::Uuid;
 
-use super::delivery::{NewDelivery, Untold};
+use super::delivery::NewDelivery;
 use super::{RunStore, StoreError, doing};
 
 /// Trouble that joins an alert.
@@ -33,46 +30,57 @@ pub struct Joining {
     pub about: Value,
 }
 
-/// What telling of a run comes to.
-#[derive(Clone, Debug, Default)]
-pub struct Telling {
-    /// Notices of its own.
-    pub deliveries: Vec<NewDelivery>,
-    /// Alerts that it joins.
-    pub joining: Vec<Joining>,
-}
-
 /// An alert that is open, and where it stands.
 #[derive(Clone, Debug, FromRow)]
 pub struct OpenAlert {
     /// Id.
     pub id: Uuid,
-    /// When it was opened.
-    pub opened_at: DateTime<Utc>,
     /// When it was told of last.
     pub told_at: Option<DateTime<Utc>>,
     /// The database's present instant.
     pub now: DateTime<Utc>,
-    /// When a member joined last that no delivery told of.
-    pub joined_at: Option<DateTime<Utc>>,
-    /// Members that no delivery told of.
+    /// Members that no delivery told of; those that a person ended are not told of.
     pub untold: i64,
-    /// One of those is of a series that no delivery told of.
+    /// When the first of them joined.
+    pub untold_since: Option<DateTime<Utc>>,
+    /// When the last of them joined.
+    pub joined_at: Option<DateTime<Utc>>,
+    /// One of them is of a series that is in no other trouble here that was told.
     pub new_series: bool,
+    /// One of them is a run that somebody waits for.
+    pub hurried: bool,
     /// Members that are still in trouble.
     pub unsettled: i64,
-    /// One of the untold is a run that somebody waits for.
-    pub hurried: bool,
+    /// Members whose recovery is to be told: their series are in no trouble here any more.
+    pub back: i64,
+    /// Since when the first of them is.
+    pub back_since: Option<DateTime<Utc>>,
 }
 
-/// One member for a delivery.
+/// A late window in an open alert.
 #[derive(Clone, Debug, FromRow)]
-pub struct MemberRow {
-    /// What a notice says of it.
-    pub about: Json<Value>,
-    /// It works again.
-    pub works: Option<bool>,
+pub struct LateMember {
+    /// What belongs together.
+    pub key: String,
+    /// What it is.
+    pub subject: String,
+    /// Job name.
+    pub job: Option<String>,
+    /// Connection name.
+    pub connection: String,
+    /// Start of its window.
+    pub window_start: DateTime<Utc>,
+    /// Open end.
+    pub window_end: DateTime<Utc>,
 }
+
+/// Members that are still to be told of.
+const UNTOLD: &str = "told_by IS NULL AND works IS NOT false";
+
+/// Members whose recovery is to be told: no other trouble of their series is left in this alert ($1).
+const BACK: &str =
+    "works AND told_by IS NOT NULL AND recovered_at IS NULL AND COALESCE(series_id::text, subject) NOT IN (
+    SELECT COALESCE(o.series_id::text, o.subject) FROM alert_members o WHERE o.alert_id = $1 AND o.settled_at IS NULL)";
 
 /// What an alert is told with.
 #[derive(Clone, Debug)]
@@ -82,55 +90,12 @@ pub struct AlertFacts {
     /// Whom to tell and how.
     pub notice: Value,
     /// The members that the delivery names, by window.
-    pub members: Vec<MemberRow>,
+    pub members: Vec<Json<Value>>,
     /// How many there are in all.
     pub count: i64,
 }
 
 impl RunStore {
-    /// Tells of up to `limit` runs that have told nobody, `only` these if that is given: `tell` says how, and in one transaction
-    /// its deliveries are made and the runs noted. Returns how many runs there were.
-    pub async fn tell_of_runs(
-        &self,
-        only: Option<&[Uuid]>,
-        limit: i64,
-        tell: impl Fn(&Untold) -> Telling + Send,
-    ) -> Result<usize, StoreError> {
-        let what = "tell of runs";
-        let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let untold: Vec<Untold> = sqlx::query_as(
-            "SELECT runs.*, reportd_now() AS now FROM runs
-             WHERE notices IS NOT NULL AND noticed IS NULL AND state IN ('held', 'archived', 'empty', 'failed')
-                 AND ($1::uuid[] IS NULL OR id = ANY ($1))
-             ORDER BY id LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED",
-        )
-        .bind(only)
-        .bind(limit)
-        .fetch_all(&mut *tx)
-        .await
-        .map_err(doing(what))?;
-        if untold.is_empty() {
-            return Ok(0);
-        }
-        let mut all = Telling::default();
-        for one in &untold {
-            let told = tell(one);
-            all.deliveries.extend(told.deliveries);
-            all.joining.extend(told.joining);
-        }
-        RunStore::make_deliveries(&mut tx, &all.deliveries).await?;
-        join(&mut tx, &all.joining).await?;
-        sqlx::query("UPDATE runs SET noticed = state WHERE id = ANY ($1)")
-            .bind(untold.iter().map(|one| one.run.id).collect::<Vec<_>>())
-            .execute(&mut *tx)
-            .await
-            .map_err(doing(what))?;
-        crate::crash::point("deliveries-made");
-        tx.commit().await.map_err(doing(what))?;
-        crate::crash::point("deliveries-committed");
-        Ok(untold.len())
-    }
-
     /// Trouble that is no run's joins its alerts.
     pub async fn join_alerts(&self, joining: &[Joining]) -> Result<(), StoreError> {
         if joining.is_empty() {
@@ -168,16 +133,25 @@ impl RunStore {
     pub async fn open_alerts(&self, hurry: &[Uuid]) -> Result<Vec<OpenAlert>, StoreError> {
         sqlx::query_as(
             "WITH series AS (
-                 SELECT m.alert_id, max(m.joined_at) FILTER (WHERE m.told_by IS NULL) AS joined_at,
-                        count(*) FILTER (WHERE m.told_by IS NULL) AS untold, count(m.told_by) AS told,
+                 SELECT m.alert_id,
+                        count(*) FILTER (WHERE m.told_by IS NULL AND m.works IS NOT false) AS untold,
+                        min(m.joined_at) FILTER (WHERE m.told_by IS NULL AND m.works IS NOT false) AS untold_since,
+                        max(m.joined_at) FILTER (WHERE m.told_by IS NULL AND m.works IS NOT false) AS joined_at,
+                        count(*) FILTER (WHERE m.told_by IS NOT NULL AND m.settled_at IS NULL) AS told_open,
+                        bool_or(m.told_by IS NULL AND (m.about->>'run_id')::uuid = ANY ($1)) AS hurried,
                         count(*) FILTER (WHERE m.settled_at IS NULL) AS unsettled,
-                        bool_or(m.told_by IS NULL AND (m.about->>'run_id')::uuid = ANY ($1)) AS hurried
+                        count(*) FILTER (WHERE m.works AND m.told_by IS NOT NULL AND m.recovered_at IS NULL) AS back,
+                        min(m.settled_at) FILTER (WHERE m.works AND m.told_by IS NOT NULL AND m.recovered_at IS NULL)
+                            AS back_since
                  FROM alerts a JOIN alert_members m ON m.alert_id = a.id
-                 WHERE a.closed_at IS NULL GROUP BY m.alert_id, m.series_id
+                 WHERE a.closed_at IS NULL GROUP BY m.alert_id, COALESCE(m.series_id::text, m.subject)
              )
-             SELECT a.id, a.opened_at, a.told_at, reportd_now() AS now, max(s.joined_at) AS joined_at,
-                    sum(s.untold)::bigint AS untold, bool_or(s.untold > 0 AND s.told = 0) AS new_series,
-                    sum(s.unsettled)::bigint AS unsettled, COALESCE(bool_or(s.hurried), false) AS hurried
+             SELECT a.id, a.told_at, reportd_now() AS now, sum(s.untold)::bigint AS untold,
+                    min(s.untold_since) AS untold_since, max(s.joined_at) AS joined_at,
+                    bool_or(s.untold > 0 AND s.told_open = 0) AS new_series, COALESCE(bool_or(s.hurried), false) AS hurried,
+                    sum(s.unsettled)::bigint AS unsettled,
+                    COALESCE(sum(s.back) FILTER (WHERE s.unsettled = 0), 0)::bigint AS back,
+                    min(s.back_since) FILTER (WHERE s.unsettled = 0) AS back_since
              FROM alerts a JOIN series s ON s.alert_id = a.id
              WHERE a.closed_at IS NULL GROUP BY a.id ORDER BY a.opened_at, a.id",
         )
@@ -197,18 +171,20 @@ impl RunStore {
     ) -> Result<Option<Uuid>, StoreError> {
         let what = "tell of an alert";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let Some(facts) = facts(&mut tx, alert, "told_by IS NULL", most).await? else { return Ok(None) };
+        let Some(facts) = facts(&mut tx, alert, UNTOLD, most).await? else { return Ok(None) };
         if facts.count == 0 {
             return Ok(None);
         }
         let Some(delivery) = make(&facts) else { return Ok(None) };
         RunStore::make_deliveries(&mut tx, std::slice::from_ref(&delivery)).await?;
-        sqlx::query("UPDATE alert_members SET told_by = $2 WHERE alert_id = $1 AND told_by IS NULL")
-            .bind(alert)
-            .bind(delivery.id)
-            .execute(&mut *tx)
-            .await
-            .map_err(doing(what))?;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE alert_members SET told_by = $2 WHERE alert_id = $1 AND {UNTOLD}"
+        )))
+        .bind(alert)
+        .bind(delivery.id)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
         sqlx::query("UPDATE alerts SET told_at = reportd_now() WHERE id = $1")
             .bind(alert)
             .execute(&mut *tx)
@@ -219,72 +195,92 @@ impl RunStore {
         Ok(Some(delivery.id))
     }
 
-    /// Closes an alert whose members are all told of and out of trouble. `make` makes the notice of recovery, if there is one.
-    pub async fn close_alert(
+    /// Makes the delivery that tells that members are out of trouble whose series are in no other here. `make` makes it, or says
+    /// that there is nothing to tell; either way they are done with. Returns its id.
+    pub async fn recover_alert(
         &self,
         alert: Uuid,
         most: i64,
         make: impl Fn(&AlertFacts) -> Option<NewDelivery> + Send,
     ) -> Result<Option<Uuid>, StoreError> {
-        let what = "close an alert";
+        let what = "tell of a recovery";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let Some(facts) = facts(&mut tx, alert, "true", most).await? else { return Ok(None) };
-        let open: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM alert_members WHERE alert_id = $1 AND (settled_at IS NULL OR told_by IS NULL))",
-        )
-        .bind(alert)
-        .fetch_one(&mut *tx)
-        .await
-        .map_err(doing(what))?;
-        if open {
+        let Some(facts) = facts(&mut tx, alert, BACK, most).await? else { return Ok(None) };
+        if facts.count == 0 {
             return Ok(None);
         }
         let delivery = make(&facts);
         if let Some(delivery) = &delivery {
             RunStore::make_deliveries(&mut tx, std::slice::from_ref(delivery)).await?;
         }
-        sqlx::query("UPDATE alerts SET closed_at = GREATEST(opened_at, reportd_now()) WHERE id = $1")
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE alert_members SET recovered_at = reportd_now() WHERE alert_id = $1 AND {BACK}"
+        )))
+        .bind(alert)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        tx.commit().await.map_err(doing(what))?;
+        crate::crash::point("alert-recovered");
+        Ok(delivery.map(|delivery| delivery.id))
+    }
+
+    /// Closes an alert of which nothing is left: all told of, out of trouble, and their recovery told.
+    pub async fn close_alert(&self, alert: Uuid) -> Result<(), StoreError> {
+        let what = "close an alert";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        // Whoever joins takes this lock first, and then finds the alert closed.
+        sqlx::query("SELECT 1 FROM alerts WHERE id = $1 FOR NO KEY UPDATE")
             .bind(alert)
             .execute(&mut *tx)
             .await
             .map_err(doing(what))?;
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE alerts SET closed_at = GREATEST(opened_at, reportd_now())
+             WHERE id = $1 AND closed_at IS NULL AND NOT EXISTS (
+                 SELECT 1 FROM alert_members
+                 WHERE alert_id = $1 AND (settled_at IS NULL OR ({UNTOLD}) OR (works AND recovered_at IS NULL)))"
+        )))
+        .bind(alert)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
         tx.commit().await.map_err(doing(what))?;
         crate::crash::point("alert-closed");
-        Ok(delivery.map(|delivery| delivery.id))
+        Ok(())
     }
 
-    /// Whether runs have told nobody, deliveries are due, or alerts are open: one question, answered by three indexes.
-    pub async fn news(&self) -> Result<News, StoreError> {
+    /// Late windows that open alerts still wait for.
+    pub async fn late_members(&self) -> Result<Vec<LateMember>, StoreError> {
         sqlx::query_as(
-            "SELECT EXISTS (SELECT 1 FROM runs WHERE notices IS NOT NULL AND noticed IS NULL
-                            AND state IN ('held', 'archived', 'empty', 'failed')) AS untold,
-                    EXISTS (SELECT 1 FROM deliveries WHERE state IN ('pending', 'sending')
-                            AND next_try_at <= reportd_now()) AS due,
-                    EXISTS (SELECT 1 FROM alerts WHERE closed_at IS NULL) AS alerts,
-                    EXISTS (SELECT 1 FROM connections WHERE breaker_open) AS breakers",
+            "SELECT m.key, m.subject, m.about->>'job' AS job, m.about->>'connection' AS connection, m.window_start, m.window_end
+             FROM alerts a JOIN alert_members m ON m.alert_id = a.id
+             WHERE a.closed_at IS NULL AND a.cause = 'late' AND m.settled_at IS NULL AND m.window_start IS NOT NULL",
         )
-        .fetch_one(&self.pool)
+        .fetch_all(&self.pool)
         .await
-        .map_err(doing("look for what is to be told"))
+        .map_err(doing("list the late windows that were told"))
     }
-}
 
-/// What there is to do for those who tell and deliver.
-#[derive(Clone, Copy, Debug, FromRow)]
-pub struct News {
-    /// Runs that have told nobody.
-    pub untold: bool,
-    /// Deliveries that are due.
-    pub due: bool,
-    /// Alerts that are open.
-    pub alerts: bool,
-    /// Breakers that are open.
-    pub breakers: bool,
+    /// A person ended these members' trouble: they are in none any more, and nobody is told that they work again.
+    pub async fn end_members(&self, members: &[LateMember]) -> Result<(), StoreError> {
+        sqlx::query(
+            "UPDATE alert_members m SET settled_at = reportd_now(), works = false
+             FROM unnest($1::text[], $2::text[]) AS w (key, subject)
+             WHERE m.key = w.key AND m.subject = w.subject AND m.settled_at IS NULL",
+        )
+        .bind(members.iter().map(|member| member.key.clone()).collect::<Vec<_>>())
+        .bind(members.iter().map(|member| member.subject.clone()).collect::<Vec<_>>())
+        .execute(&self.pool)
+        .await
+        .map_err(doing("settle windows that are waived"))?;
+        Ok(())
+    }
 }
 
 /// Members join the open alert of their key; one is opened where there is none. Keys are taken in order, so that two processes
 /// never wait for each other.
-async fn join(tx: &mut sqlx::PgTransaction<'_>, joining: &[Joining]) -> Result<(), StoreError> {
+pub(super) async fn join(tx: &mut sqlx::PgTransaction<'_>, joining: &[Joining]) -> Result<(), StoreError> {
     let what = "open an alert";
     let mut joining: Vec<&Joining> = joining.iter().collect();
     joining.sort_by(|a, b| (&a.key, &a.subject).cmp(&(&b.key, &b.subject)));
@@ -350,8 +346,8 @@ async fn facts(
             .await
             .map_err(doing(what))?;
     let Some((cause, Json(notice))) = found else { return Ok(None) };
-    let members = sqlx::query_as(sqlx::AssertSqlSafe(format!(
-        "SELECT about, works FROM alert_members WHERE alert_id = $1 AND {which}
+    let members = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+        "SELECT about FROM alert_members WHERE alert_id = $1 AND {which}
          ORDER BY window_start, series_id, subject LIMIT $2"
     )))
     .bind(alert)

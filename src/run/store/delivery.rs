@@ -13,22 +13,9 @@ use uuid::Uuid;
 
 use super::query::ids_from;
 use super::{RunStore, StoreError, doing, fenced};
-use crate::run::Run;
 
 /// How long a claimed delivery is its worker's without renewal. Renewed while a long copy runs.
 pub const LEASE: Duration = Duration::from_secs(120);
-
-/// A run that ended, or waits for a person, and has told nobody yet.
-#[derive(Clone, Debug, FromRow)]
-pub struct Untold {
-    /// The run.
-    #[sqlx(flatten)]
-    pub run: Run,
-    /// Whom it tells, as frozen.
-    pub notices: Json<Value>,
-    /// The database's present instant.
-    pub now: DateTime<Utc>,
-}
 
 /// A delivery to make.
 #[derive(Clone, Debug)]
@@ -86,6 +73,8 @@ pub struct DeliveryRow {
     pub settled_at: Option<DateTime<Utc>>,
     /// Who ended it.
     pub settled_by: Option<String>,
+    /// The operator who had it sent again last.
+    pub retried_by: Option<String>,
 }
 
 /// How a try ends.
@@ -179,7 +168,7 @@ impl RunStore {
         .rows_affected();
         let rows = sqlx::query_as(
             "WITH due AS (
-                 SELECT d.id FROM unnest($1::text[], $2::bigint[]) AS k (kind, most) CROSS JOIN LATERAL (
+                 SELECT d.id, gen_random_uuid() AS token FROM unnest($1::text[], $2::bigint[]) AS k (kind, most) CROSS JOIN LATERAL (
                      SELECT id FROM deliveries
                      WHERE kind = k.kind AND next_try_at <= reportd_now()
                          AND (state = 'pending' OR (state = 'sending' AND kind NOT IN ('bik_ticket', 'bik_event')))
@@ -188,7 +177,7 @@ impl RunStore {
                      ORDER BY next_try_at LIMIT k.most FOR NO KEY UPDATE SKIP LOCKED
                  ) d
              )
-             UPDATE deliveries SET state = 'sending', lease_token = gen_random_uuid(), tries = tries + 1,
+             UPDATE deliveries SET state = 'sending', lease_token = due.token, attempt = due.token, tries = tries + 1,
                  tried_since = COALESCE(tried_since, reportd_now()),
                  next_try_at = reportd_now() + make_interval(secs => $4)
              FROM due WHERE deliveries.id = due.id RETURNING deliveries.*",
@@ -207,13 +196,14 @@ impl RunStore {
     /// Claims one delivery, if it is due and nobody has it.
     pub async fn claim_delivery(&self, id: Uuid) -> Result<Option<DeliveryRow>, StoreError> {
         sqlx::query_as(
-            "UPDATE deliveries SET state = 'sending', lease_token = gen_random_uuid(), tries = tries + 1,
+            "UPDATE deliveries SET state = 'sending', lease_token = $3, attempt = $3, tries = tries + 1,
                  tried_since = COALESCE(tried_since, reportd_now()),
                  next_try_at = reportd_now() + make_interval(secs => $2)
              WHERE id = $1 AND state = 'pending' AND next_try_at <= reportd_now() RETURNING *",
         )
         .bind(id)
         .bind(LEASE.as_secs_f64())
+        .bind(Uuid::new_v4())
         .fetch_optional(&self.pool)
         .await
         .map_err(doing("claim a delivery"))
@@ -234,7 +224,8 @@ impl RunStore {
         fenced(done.rows_affected())
     }
 
-    /// Ends a try, and the delivery with it.
+    /// Ends a try, and the delivery with it. That it arrived is recorded even if the claim was lost meanwhile and the delivery is
+    /// held for that very try: then nobody need look.
     pub async fn settle_delivery(
         &self,
         id: Uuid,
@@ -246,7 +237,7 @@ impl RunStore {
             "UPDATE deliveries SET state = $3, words = left($4, 1000), lease_token = NULL, next_try_at = NULL,
                  settled_at = CASE WHEN $3 <> 'held' THEN reportd_now() END,
                  settled_by = CASE WHEN $3 <> 'held' THEN $5 END
-             WHERE id = $1 AND lease_token = $2",
+             WHERE id = $1 AND (lease_token = $2 OR (attempt = $2 AND state = 'held' AND $3 = 'sent'))",
         )
         .bind(id)
         .bind(token)
@@ -358,10 +349,11 @@ impl RunStore {
     pub async fn retry_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE deliveries SET state = 'pending', next_try_at = reportd_now(), tried_since = NULL, settled_at = NULL,
-                 settled_by = NULL
+                 settled_by = NULL, retried_by = $2
              WHERE id = $1 AND state <> 'sending'",
         )
         .bind(id)
+        .bind(&self.who.0)
         .execute(&self.pool)
         .await
         .map_err(doing("have a delivery sent again"))?;

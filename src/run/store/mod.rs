@@ -23,6 +23,7 @@ pub mod query;
 pub mod revision;
 pub mod series;
 pub mod serving;
+pub mod untold;
 
 use std::time::Duration;
 

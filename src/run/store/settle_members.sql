@@ -3,20 +3,23 @@ WITH open AS (
     SELECT m.key, m.subject, a.cause, m.series_id, m.window_start, m.window_end, m.happened_at, m.joined_at, m.about
     FROM alerts a JOIN alert_members m ON m.alert_id = a.id
     WHERE a.closed_at IS NULL AND m.settled_at IS NULL
+    -- Whoever has a member is about to change it: it is looked at again next time, and nobody waits for anybody.
+    FOR NO KEY UPDATE OF m SKIP LOCKED
 ),
 -- When each series in trouble brought a report last. Its fifty newest runs are enough to find that; a longer history would only
 -- cost. Once a series and not once a member: an outage has many windows.
 brought AS MATERIALIZED (
     SELECT series.series_id, max(r.finished_at) AS at
-    FROM (SELECT DISTINCT series_id FROM open WHERE cause IN ('failed', 'held')) series CROSS JOIN LATERAL (
+    FROM (SELECT DISTINCT series_id FROM open WHERE cause = 'failed') series CROSS JOIN LATERAL (
         SELECT state, finished_at FROM runs WHERE runs.series_id = series.series_id ORDER BY created_at DESC LIMIT 50
     ) r
     WHERE r.state IN ('archived', 'empty') GROUP BY series.series_id
 ),
--- A run that failed or is held: the first run of its series that works again ends the trouble.
+-- A run that failed: the first run of its series that works again ends the trouble. A run that is held waits for a person
+-- whatever the others do: only its own report ends it.
 working AS (
     SELECT open.key, open.subject FROM open JOIN brought ON brought.series_id = open.series_id
-    WHERE open.cause IN ('failed', 'held') AND brought.at >= open.joined_at
+    WHERE open.cause = 'failed' AND brought.at > open.happened_at
     UNION ALL
     SELECT open.key, open.subject FROM open JOIN runs r ON r.id = (open.about->>'run_id')::uuid
     WHERE open.cause IN ('failed', 'held') AND r.state IN ('archived', 'empty')
@@ -39,18 +42,18 @@ closed AS (
             AND c.breaker_open AND c.breaker_opened_at = open.happened_at
     )
 ),
--- A person ended it: the run was cancelled or given up, or the series is not in force any more. A job that only runs by hand
--- never was.
+-- A person ended it: the run was cancelled or given up, or the series is not in force any more (a job that only runs by hand never
+-- was). A held run that failed is told as failed. And what nobody mended for a week must not keep the alert open for ever.
 ended AS (
     SELECT open.key, open.subject FROM open
     WHERE EXISTS (
-            SELECT 1 FROM runs r WHERE r.id = (open.about->>'run_id')::uuid
-                AND (r.state = 'cancelled' OR (r.state = 'failed' AND r.failure_class = 'given_up'))
-                AND open.cause <> 'breaker'
+            SELECT 1 FROM runs r WHERE r.id = (open.about->>'run_id')::uuid AND open.cause IN ('failed', 'held', 'late')
+                AND (r.state = 'cancelled' OR (r.state = 'failed' AND (r.failure_class = 'given_up' OR open.cause = 'held')))
         )
         OR (open.series_id IS NOT NULL AND NOT EXISTS (
             SELECT 1 FROM series s WHERE s.id = open.series_id AND (s.in_force OR s.first_seen_at IS NULL)
         ))
+        OR (open.cause IN ('failed', 'late') AND open.joined_at < reportd_now() - interval '7 days')
 ),
 settled AS (
     SELECT key, subject, true AS works FROM working
