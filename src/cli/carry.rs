@@ -89,7 +89,7 @@ pub(super) async fn deliver(app: &App, outcomes: &[Outcome], stop: &Cancellation
             super::coverage::words::counted(usize::try_from(left).unwrap_or(0), "notice")
         )),
         Err(error) => {
-            note(&format!("reportd: the runs' notices wait for `reportd serve`: {}", crate::telemetry::Chain(&error)))
+            note(&format!("reportd: the runs' notices wait for `reportd serve`: {}", crate::telemetry::Chain(&error)));
         }
     }
 }

@@ -20,7 +20,8 @@ use crate::run::store::{RunStore, StoreError};
 use crate::telemetry::Chain;
 use crate::worker::Worker;
 use crate::worker::deliver::Hold;
-use crate::worker::herald::{Herald, Listener};
+use crate::worker::herald::Herald;
+use crate::worker::watch::Listener;
 
 /// Between two looks when nobody wakes the loop: one statement when there is nothing to do.
 const LOOK: Duration = Duration::from_secs(5);

@@ -1,5 +1,5 @@
-//! Makes deliveries: of runs that ended or wait for a person, of breakers that opened, of windows that are late, and of all
-//! of these when they work again. Sends nothing.
+//! Makes deliveries: of runs that ended or wait for a person, of what watch.rs finds, and of all of these when they work again.
+//! Sends nothing.
 //!
 //! What a run tells was frozen with it. Trouble is gathered: an alert is what one target is told of one cause at one vendor.
 //! It is told once nothing has joined it for a few seconds, so fifty windows of one outage make one notice; what joins later is
@@ -15,18 +15,15 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+use super::watch::{self, Listener};
 use crate::delivery::about::{About, AboutFailure, AboutWindow, MOST, Member};
 use crate::delivery::notice::{Notice, Notices};
 use crate::delivery::{Cause, Kind};
-use crate::request::waiver::Waiver;
-use crate::request::window::Window;
-use crate::run::store::alert::{AlertFacts, Joining, LateMember, OpenAlert};
-use crate::run::store::attention::{LateFire, OpenBreakerRow};
+use crate::run::store::alert::{AlertFacts, Joining, OpenAlert};
 use crate::run::store::delivery::NewDelivery;
 use crate::run::store::untold::{News, Telling, Untold};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{FailureClass, Run, State};
-use crate::yaml::show_duration;
 
 /// Runs that one transaction tells of.
 const PAGE: i64 = 100;
@@ -49,25 +46,6 @@ const LATE_FAR: Duration = Duration::from_secs(600);
 const BACK: Duration = Duration::from_secs(3600);
 const FAR_BACK: Duration = Duration::from_secs(7 * 24 * 3600);
 
-/// One series, as far as others than its runs tell of it.
-#[derive(Clone, Debug)]
-pub struct Listener {
-    /// Job name.
-    pub job: String,
-    /// Connection name.
-    pub connection: String,
-    /// Vendor word.
-    pub vendor: &'static str,
-    /// Zone of its windows.
-    pub zone: Tz,
-    /// Whom its trouble is told.
-    pub alert: Vec<Notice>,
-    /// A window not held so long after its fire is late.
-    pub late_after: Option<Duration>,
-    /// Its gaps that will stay.
-    pub waivers: Vec<Waiver>,
-}
-
 /// Makes deliveries; one for each process that serves.
 #[derive(Debug, Default)]
 pub struct Herald {
@@ -82,7 +60,7 @@ impl Herald {
             tell_of_runs(store, None).await?;
         }
         if news.breakers {
-            breakers(store, listeners).await?;
+            watch::breakers(store, listeners).await?;
         }
         let late = self.late(store, listeners).await?;
         if news.alerts || news.untold || news.breakers || late {
@@ -103,8 +81,8 @@ impl Herald {
         if far {
             self.late_far = self.late;
         }
-        end_waived(store, listeners).await?;
-        late(store, listeners, if far { FAR_BACK } else { BACK }).await
+        watch::end_waived(store, listeners).await?;
+        watch::late(store, listeners, if far { FAR_BACK } else { BACK }).await
     }
 }
 
@@ -189,13 +167,13 @@ fn joining(cause: Cause, notice: &Notice, run: &Run, member: &Member) -> Joining
 }
 
 /// What belongs together: one target, one cause, one vendor. A BIK create goes through one connection's account.
-fn key(cause: Cause, notice: &Notice, vendor: &str, connection: &str) -> String {
+pub(super) fn key(cause: Cause, notice: &Notice, vendor: &str, connection: &str) -> String {
     let account = matches!(notice.kind(), Kind::BikTicket | Kind::BikEvent).then_some(connection);
     let parts = json!([cause.as_str(), vendor, account, notice]);
     hex::encode(Sha256::digest(parts.to_string().as_bytes()))
 }
 
-fn json(value: &impl serde::Serialize) -> Value {
+pub(super) fn json(value: &impl serde::Serialize) -> Value {
     serde_json::to_value(value).unwrap_or_default()
 }
 
@@ -211,131 +189,6 @@ fn delivery(notice: &Notice, about: &About) -> NewDelivery {
         notice: json(notice),
         about: json(about),
     }
-}
-
-/// Breakers that opened by themselves, told to all whose runs now wait.
-async fn breakers(store: &RunStore, listeners: &[Listener]) -> Result<(), StoreError> {
-    let open = store.breakers_that_are_open().await?;
-    let mut found = Vec::new();
-    for breaker in open.iter().filter(|breaker| !breaker.by_hand) {
-        let affected = listeners.iter().filter(|l| l.connection == breaker.connection && l.vendor == breaker.vendor);
-        for notice in affected.flat_map(|listener| &listener.alert) {
-            let joining = breaker_joining(breaker, notice);
-            if !found.iter().any(|other: &Joining| other.key == joining.key && other.subject == joining.subject) {
-                found.push(joining);
-            }
-        }
-    }
-    join_new(store, found).await.map(|_| ())
-}
-
-fn breaker_joining(breaker: &OpenBreakerRow, notice: &Notice) -> Joining {
-    let member = Member {
-        job: None,
-        connection: breaker.connection.clone(),
-        vendor: breaker.vendor.clone(),
-        run_id: None,
-        window: None,
-        failure: Some(AboutFailure { class: "breaker".into(), message: breaker.reason.clone() }),
-        at: breaker.since,
-    };
-    Joining {
-        key: key(Cause::Breaker, notice, &breaker.vendor, &breaker.connection),
-        cause: Cause::Breaker.as_str(),
-        notice: json(notice),
-        subject: format!("{} {} {}", breaker.connection, breaker.vendor, breaker.since.timestamp_micros()),
-        series: None,
-        window: None,
-        at: breaker.since,
-        about: json(&member),
-    }
-}
-
-/// Late windows that were waived since they were told are nobody's trouble any more.
-async fn end_waived(store: &RunStore, listeners: &[Listener]) -> Result<(), StoreError> {
-    if listeners.iter().all(|listener| listener.waivers.is_empty()) {
-        return Ok(());
-    }
-    let waived = |member: &LateMember| {
-        let of = |l: &&Listener| Some(&l.job) == member.job.as_ref() && l.connection == member.connection;
-        listeners.iter().find(of).is_some_and(|listener| {
-            let window = Window::new(member.window_start, member.window_end, listener.zone);
-            window.is_some_and(|window| listener.waivers.iter().any(|waiver| waiver.covers(&window)))
-        })
-    };
-    let ended: Vec<LateMember> = store.late_members().await?.into_iter().filter(waived).collect();
-    if ended.is_empty() { Ok(()) } else { store.end_members(&ended).await }
-}
-
-/// Windows that became late; returns whether there were any.
-async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
-    let asks = |listener: &Listener| {
-        Some((listener.job.clone(), listener.connection.clone(), listener.late_after?.as_secs_f64()))
-    };
-    let asked: Vec<(String, String, f64)> = listeners.iter().filter_map(asks).collect();
-    if asked.is_empty() {
-        return Ok(false);
-    }
-    let mut found = Vec::new();
-    for fire in store.late_fires(&asked, back).await? {
-        let Some(listener) = listeners.iter().find(|l| l.job == fire.job && l.connection == fire.connection) else {
-            continue;
-        };
-        let Some(window) = Window::new(fire.window_start, fire.window_end, listener.zone) else { continue };
-        if !listener.waivers.iter().any(|waiver| waiver.covers(&window)) {
-            found.extend(listener.alert.iter().map(|notice| late_joining(&fire, &window, listener, notice)));
-        }
-    }
-    join_new(store, found).await
-}
-
-fn late_joining(fire: &LateFire, window: &Window, listener: &Listener, notice: &Notice) -> Joining {
-    let after = show_duration(listener.late_after.unwrap_or_default());
-    let state = match (&fire.run_id, &fire.run_state) {
-        (Some(run), Some(state)) => format!("run {} is {state}", super::step::short(*run)),
-        _ => "no run is at it".to_owned(),
-    };
-    let fire_at = crate::request::window::rfc3339_in(fire.fire_at, listener.zone);
-    let member = Member {
-        job: Some(fire.job.clone()),
-        connection: fire.connection.clone(),
-        vendor: listener.vendor.to_owned(),
-        run_id: fire.run_id,
-        window: Some(AboutWindow {
-            start: fire.window_start,
-            end: fire.window_end,
-            zone: listener.zone,
-            label: window.label(),
-        }),
-        failure: Some(AboutFailure {
-            class: "late".into(),
-            message: format!("not here {after} after the fire of {fire_at}; {state}"),
-        }),
-        at: fire.fire_at,
-    };
-    Joining {
-        key: key(Cause::Late, notice, listener.vendor, &fire.connection),
-        cause: Cause::Late.as_str(),
-        notice: json(notice),
-        subject: format!("{} {} {}", fire.series_id, fire.window_start.timestamp(), fire.window_end.timestamp()),
-        series: Some(fire.series_id),
-        window: Some((fire.window_start, fire.window_end)),
-        at: fire.fire_at,
-        about: json(&member),
-    }
-}
-
-/// Those that have not joined yet do; returns whether there were any.
-async fn join_new(store: &RunStore, found: Vec<Joining>) -> Result<bool, StoreError> {
-    if found.is_empty() {
-        return Ok(false);
-    }
-    let pairs: Vec<(String, String)> = found.iter().map(|j| (j.key.clone(), j.subject.clone())).collect();
-    let joined = store.joined(&pairs).await?;
-    let new: Vec<Joining> =
-        found.into_iter().filter(|j| !joined.iter().any(|(k, s)| *k == j.key && *s == j.subject)).collect();
-    store.join_alerts(&new).await?;
-    Ok(!new.is_empty())
 }
 
 /// Looks at the open alerts: who is out of trouble, what is to be told, what is over.

@@ -8,7 +8,7 @@
 //! hand.rs     what a step has in hand
 //! commit.rs   answer -> archive -> database commit, and adopting what a crash left in the archive
 //! lease.rs    renews every lease of this process, on a monotonic clock
-//! herald.rs   runs that ended, breakers, lateness -> deliveries
+//! herald.rs   runs that ended, breakers, lateness -> deliveries; watch.rs  the latter two
 //! deliver.rs  deliveries: claim, try, record; send.rs  a try by its kind: mail servers, vendors, folders
 //! post.rs     what deliveries are sent with
 //! payload.rs  what a webhook carries
@@ -30,6 +30,7 @@ mod send;
 pub mod step;
 mod sweep;
 mod trouble;
+pub mod watch;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -243,6 +243,7 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("alert_members_alert_fkey", "UPDATE alert_members SET alert_id = gen_random_uuid()"),
     ("alert_members_told_fkey", "UPDATE alert_members SET told_by = gen_random_uuid()"),
     ("alert_members_window_whole", "UPDATE alert_members SET window_start = now()"),
+    ("alert_members_recovered_was_told", "UPDATE alert_members SET recovered_at = now()"),
     ("alert_members_works_iff_settled", "UPDATE alert_members SET works = true"),
     ("alert_members_works_iff_settled", "UPDATE alert_members SET settled_at = now()"),
     // No constraints but unique indexes, since they hold for some rows only.
