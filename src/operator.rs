@@ -108,10 +108,8 @@ pub async fn retry_fresh(
     })?;
     let frozen = serde_json::to_value(&request)
         .map_err(|e| OperatorError::Refused(format!("the request cannot be frozen: {e}")))?;
-    let word = [TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill]
-        .into_iter()
-        .find(|word| word.as_str() == run.trigger.as_str());
-    let telling = word.map(|word| job.telling(connection).of(word)).unwrap_or_default();
+    let word: TriggerWord = run.trigger.as_str().parse().map_err(OperatorError::Refused)?;
+    let telling = job.telling(connection).of(word);
     let notices = crate::worker::open::frozen(&telling).map_err(OperatorError::Refused)?;
     let store = &worker.store;
     Ok(store.retry_fresh(run, &frozen, &request.base_url, &secrets.account, notices.as_ref()).await?)

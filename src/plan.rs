@@ -46,9 +46,7 @@ pub struct Planned {
 impl Planned {
     /// What is frozen with its run when that is made by this trigger (`schedule`, `manual`, `fill`).
     pub fn notices(&self, trigger: &str) -> Notices {
-        let words = [TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill];
-        let word = words.into_iter().find(|word| word.as_str() == trigger);
-        word.map(|word| self.telling.of(word)).unwrap_or_default()
+        trigger.parse::<TriggerWord>().map(|word| self.telling.of(word)).unwrap_or_default()
     }
 }
 

@@ -11,7 +11,8 @@ use crate::telemetry::Chain;
 use crate::view::RunView;
 
 impl Worker {
-    /// The JSON of a webhook: the run as the contract has it, and what else a receiver needs. The same at every try.
+    /// The JSON of a webhook: the run as the contract has it, and what else a receiver needs. What happened is as it was when the
+    /// notice was made; ticket and revision are as they are now.
     pub(super) async fn payload(&self, row: &DeliveryRow, about: &About) -> Result<Value, Trouble> {
         let mut views = Vec::new();
         for member in &about.members {

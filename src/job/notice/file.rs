@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::value::MapAccessDeserializer;
@@ -38,6 +39,17 @@ pub enum TriggerWord {
     Manual,
     /// `fill`.
     Fill,
+}
+
+impl FromStr for TriggerWord {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TriggerWord, String> {
+        [TriggerWord::Schedule, TriggerWord::Manual, TriggerWord::Fill]
+            .into_iter()
+            .find(|word| word.as_str() == text)
+            .ok_or_else(|| format!("unknown trigger '{text}'"))
+    }
 }
 
 impl TriggerWord {
