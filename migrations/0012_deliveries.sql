@@ -19,6 +19,10 @@ CREATE TABLE deliveries (
     -- Of the first run or window it is about; a BIK create goes through this connection's account.
     job          text,
     connection   text NOT NULL,
+    -- Whose time it takes: of those that wait for one host or account, few are tried at once.
+    target       text NOT NULL DEFAULT '',
+    -- A notice of recovery goes out after what it takes back.
+    follows      uuid,
     -- Whom to tell and how (src/delivery/notice.rs Notice), and what of (src/delivery/about.rs About), frozen: every try
     -- says the same.
     notice       json NOT NULL,
@@ -53,8 +57,10 @@ CREATE TABLE deliveries (
     CONSTRAINT deliveries_tries_not_negative CHECK (tries >= 0)
 );
 
--- Serves the claim, kind by kind: a mail server that hangs keeps no webhook waiting.
-CREATE INDEX deliveries_due ON deliveries (kind, next_try_at) WHERE state IN ('pending', 'sending');
+-- Serves the claim, kind by kind and target by target: one that hangs keeps no other waiting.
+CREATE INDEX deliveries_due ON deliveries (kind, target, next_try_at) WHERE state IN ('pending', 'sending');
+-- Serves the count of what is being sent, by target.
+CREATE INDEX deliveries_under_way ON deliveries (kind, target, next_try_at) WHERE state = 'sending';
 -- Serves `deliveries`, newest first, and what `status` tells of.
 CREATE INDEX deliveries_newest ON deliveries (made_at DESC, id);
 CREATE INDEX deliveries_wrong ON deliveries (made_at) WHERE state IN ('failed', 'held') OR (state = 'pending' AND tries > 0);

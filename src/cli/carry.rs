@@ -19,6 +19,7 @@ use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, Files};
 use crate::plan::Planned;
 use crate::request::Vendor;
+use crate::run::store::StoreError;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::{State, Trigger};
 use crate::view::RunView;
@@ -80,11 +81,19 @@ pub(super) async fn deliver(app: &App, outcomes: &[Outcome], stop: &Cancellation
     }
     let told = async {
         let also = herald::tell_now(&app.worker.store, &runs).await?;
-        app.worker.deliver_of(&runs, &also, Instant::now() + NOTICES, stop).await
+        let left = app.worker.deliver_of(&runs, &also, Instant::now() + NOTICES, stop).await?;
+        Ok::<_, StoreError>((left, app.worker.store.deliveries_lost(&runs, &also).await?))
     };
-    match told.await {
-        Ok(0) => {}
-        Ok(left) => note(&format!(
+    let told = told.await;
+    if let Ok((_, lost @ 1..)) = told {
+        note(&format!(
+            "reportd: {} did not go out: `reportd deliveries` says why",
+            super::coverage::words::counted(usize::try_from(lost).unwrap_or(0), "notice")
+        ));
+    }
+    match told {
+        Ok((0, _)) => {}
+        Ok((left, _)) => note(&format!(
             "reportd: {} still to be sent: `reportd deliveries` says why; `reportd serve` goes on with it",
             super::coverage::words::counted(usize::try_from(left).unwrap_or(0), "notice")
         )),

@@ -127,6 +127,10 @@ impl Temporary {
             let message = format!("{} is a folder: a url of a folder ends with /", target.display());
             return Err(Trouble::Person(message));
         }
+        if target.symlink_metadata().is_ok_and(|there| !there.is_file() && !there.is_symlink()) {
+            let message = format!("{} is a device, a pipe or a socket: a copy replaces files only", target.display());
+            return Err(Trouble::Refused(message));
+        }
         let folder = target.parent().unwrap_or(Path::new("/"));
         make_folders(folder).map_err(|e| trouble("make", folder, &e))?;
         let path = folder.join(name);

@@ -6,6 +6,9 @@ use serde_json::{Map, Value};
 
 use super::Kind;
 
+/// Most characters of a target that are shown.
+const LONGEST: usize = 80;
+
 /// One notice.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -39,6 +42,24 @@ impl Notice {
 
     /// Where it goes, fit to be shown: no secret, no address beyond its first letter and its host.
     pub fn target(&self) -> String {
+        let full = self.whole_target();
+        match full.char_indices().nth(LONGEST) {
+            Some((end, _)) => format!("{}…", &full[..end]),
+            None => full,
+        }
+    }
+
+    /// Whose time it takes: the host or account that a hanging answer would keep others of waiting for. All mail is one server's.
+    pub fn host(&self, connection: &str) -> String {
+        match self {
+            Notice::Email(_) | Notice::File(_) => String::new(),
+            Notice::Webhook(webhook) => crate::vendor::account::redact_urls(&webhook.url),
+            Notice::BikTicket(_) | Notice::BikEvent(_) => connection.to_owned(),
+            Notice::Heartbeat(url) => url.clone(),
+        }
+    }
+
+    fn whole_target(&self) -> String {
         let text = |value: Option<&Value>| value.and_then(Value::as_str).unwrap_or_default().to_owned();
         match self {
             Notice::Email(email) => email.to.iter().map(|to| masked(to)).collect::<Vec<_>>().join(", "),

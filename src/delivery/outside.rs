@@ -76,7 +76,7 @@ impl Outside {
         Ok(Outside { world: builder().build()?, direct: builder().no_proxy().build()? })
     }
 
-    /// POSTs a body and gives the answer, whatever its status, within `timeout`.
+    /// POSTs a body and gives the answer, whatever its status, within `timeout`. `secrets` are blacked out in what is said back.
     ///
     /// Errors: `Person` when the URL is none, `Refused` when it is `http://` and not on this machine, `Later` when nothing was
     /// sent for certain, else `Unclear`.
@@ -86,15 +86,16 @@ impl Outside {
         headers: &[(&'static str, String)],
         body: String,
         timeout: Duration,
+        secrets: &[SecretString],
     ) -> Result<Said, Trouble> {
-        self.exchange(Method::POST, url, headers, Some(body), timeout).await
+        self.exchange(Method::POST, url, headers, Some(body), timeout, secrets).await
     }
 
     /// GETs the URL, or POSTs these words to it; else as [`Outside::post`].
     pub async fn ping(&self, url: &SecretString, words: Option<String>, timeout: Duration) -> Result<Said, Trouble> {
         let method = if words.is_some() { Method::POST } else { Method::GET };
         let headers = [("content-type", "text/plain; charset=utf-8".to_owned())];
-        self.exchange(method, url, if words.is_some() { &headers } else { &[] }, words, timeout).await
+        self.exchange(method, url, if words.is_some() { &headers } else { &[] }, words, timeout, &[]).await
     }
 
     async fn exchange(
@@ -104,6 +105,7 @@ impl Outside {
         headers: &[(&'static str, String)],
         body: Option<String>,
         timeout: Duration,
+        secrets: &[SecretString],
     ) -> Result<Said, Trouble> {
         let parsed = Url::parse(url.expose_secret().trim())
             .map_err(|_| Trouble::Person("the secret that should be a URL is none".into()))?;
@@ -119,7 +121,7 @@ impl Outside {
             }
             _ => return Err(Trouble::Person("the secret that should be an https:// URL has another scheme".into())),
         }
-        let forms = forms(&parsed);
+        let forms = forms(&parsed, secrets);
         let client = if loopback { &self.direct } else { &self.world };
         let mut request = client.request(method, parsed).timeout(timeout);
         for (name, value) in headers {
@@ -142,7 +144,7 @@ pub fn place(url: &Url) -> String {
 }
 
 /// What of a URL the other side could repeat and must not be shown.
-fn forms(url: &Url) -> Forms {
+fn forms(url: &Url, others: &[SecretString]) -> Forms {
     let mut secrets = vec![url.as_str().to_owned(), url.path().trim_matches('/').to_owned()];
     secrets.extend(url.path_segments().into_iter().flatten().filter(|s| s.len() >= SECRET_SEGMENT).map(str::to_owned));
     secrets.extend(url.query().map(str::to_owned));
@@ -158,7 +160,7 @@ fn forms(url: &Url) -> Forms {
     secrets.extend(raw.map(|(_, value)| value.to_owned()));
     secrets.push(url.username().to_owned());
     secrets.extend(url.password().map(str::to_owned));
-    Forms::of(secrets.into_iter().map(SecretString::from).collect())
+    Forms::of(secrets.into_iter().map(SecretString::from).chain(others.iter().cloned()).collect())
 }
 
 /// The beginning of a body. That it breaks off changes nothing: the status has said what counts.

@@ -56,7 +56,11 @@ pub async fn send(
         ("webhook-timestamp", at.to_string()),
         ("webhook-signature", signatures(keys, &id, at, body)?),
     ];
-    let said = outside.post(url, &headers, body.to_owned(), TIMEOUT).await?;
+    // What a receiver says back is kept: neither a key, with its prefix or without, nor what was signed with it.
+    let bare = keys.iter().map(|key| key.expose_secret().trim().trim_start_matches(PREFIX).to_owned().into());
+    let signed = headers[3].1.split([' ', ',']).map(|part| part.to_owned().into());
+    let secrets: Vec<SecretString> = keys.iter().cloned().chain(bare).chain(signed).collect();
+    let said = outside.post(url, &headers, body.to_owned(), TIMEOUT, &secrets).await?;
     said.verdict(Some(now))?;
     Ok(Some(format!("HTTP {}", said.status)))
 }

@@ -52,7 +52,13 @@ pub(super) async fn tell(in_force: InForceNow, wake: Arc<Notify>, due: Arc<Notif
     while !stop.is_cancelled() {
         let present = Arc::clone(&in_force.borrow());
         if listeners.0 != present.generation {
+            let first = listeners.0 < 0;
             listeners = (present.generation, Arc::new(listeners_of(&present)));
+            // What waits for a person may have been waiting for this very change.
+            if !first && let Ok(Ok(1..)) = tokio::time::timeout(PATIENCE, present.worker.store.hurry_deliveries()).await
+            {
+                due.notify_one();
+            }
         }
         let store = own.get_or_insert_with(|| present.worker.store.on_own_connection()).clone();
         let look = async {

@@ -99,13 +99,13 @@ pub fn load(config: &Path, required: bool, environment: Environment, as_root: bo
     let decoded = Decoder::<ConfigFile>::new().decode(&shown, &bytes);
     let (settings, findings) = compile::compile(&decoded.value.unwrap_or_default(), base);
     let mut problems = decoded.problems;
+    problems.extend(findings.iter().map(|finding| decoded.source.locate(finding)));
     for problem in &mut problems {
         // A line about credentials may hold one, whatever is wrong with it.
         if problem.source.as_deref().is_some_and(names_a_credential) {
             problem.source = None;
         }
     }
-    problems.extend(findings.iter().map(|finding| decoded.source.locate(finding)));
     problems.sort_by_key(|p| (p.line, p.column));
     Loaded { settings, problems }
 }

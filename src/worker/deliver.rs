@@ -14,7 +14,8 @@ use crate::delivery::notice::mask_addresses;
 use crate::delivery::{Kind, Trouble};
 use crate::run::retry::back_off;
 use crate::run::store::StoreError;
-use crate::run::store::delivery::{DeliveryRow, LEASE, Settling};
+use crate::run::store::delivery::DeliveryRow;
+use crate::run::store::sending::{LEASE, Settling};
 use crate::telemetry::Chain;
 
 /// How long until the next try when a person must change something first.

@@ -94,7 +94,29 @@ pub async fn tell_now(store: &RunStore, runs: &[Uuid]) -> Result<Vec<Uuid>, Stor
 }
 
 async fn tell_of_runs(store: &RunStore, only: Option<&[Uuid]>) -> Result<(), StoreError> {
-    while store.tell_of_runs(only, PAGE, telling).await? == usize::try_from(PAGE).unwrap_or(0) {}
+    loop {
+        match store.tell_of_runs(only, PAGE, telling).await {
+            Ok(told) if told < usize::try_from(PAGE).unwrap_or(0) => return Ok(()),
+            Ok(_) => {}
+            // One run whose notices the database refuses must not keep all others silent.
+            Err(error) if error.is_refusal() => one_by_one(store, only).await?,
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+async fn one_by_one(store: &RunStore, only: Option<&[Uuid]>) -> Result<(), StoreError> {
+    for run in store.untold_runs(only, PAGE).await? {
+        match store.tell_of_runs(Some(&[run]), 1, telling).await {
+            Ok(_) => {}
+            Err(error) if error.is_refusal() => {
+                let why = format!("nobody is told of it: {}", crate::telemetry::Chain(&error));
+                tracing::error!(run.id = %run, "{why}");
+                store.give_up_telling(run, &why).await?;
+            }
+            Err(error) => return Err(error),
+        }
+    }
     Ok(())
 }
 
@@ -186,6 +208,8 @@ fn delivery(notice: &Notice, about: &About) -> NewDelivery {
         job: first.and_then(|member| member.job.clone()),
         connection: first.map(|member| member.connection.clone()).unwrap_or_default(),
         runs: about.members.iter().filter_map(|member| member.run_id).collect(),
+        target: notice.host(first.map_or("", |member| &member.connection)),
+        follows: None,
         notice: json(notice),
         about: json(about),
     }

@@ -19,9 +19,10 @@ use crate::delivery::{Trouble, bik, webhook};
 use crate::request::Vendor;
 use crate::run::Run;
 use crate::run::store::StoreError;
-use crate::run::store::delivery::{DeliveryRow, LEASE};
+use crate::run::store::delivery::DeliveryRow;
 use crate::run::store::permit::{Admission, Permit};
 use crate::run::store::revision::ArtifactRow;
+use crate::run::store::sending::LEASE;
 use crate::telemetry::Chain;
 
 /// Reports are attached up to this much in all: base64 makes a third more of it, and many servers take 25 MB.

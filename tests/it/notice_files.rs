@@ -80,6 +80,8 @@ fn placeholders_variables_and_addresses_are_checked_with_their_place() {
     refused("deliver:\n  - email: \"{var.laed}\"\n", 5, 12, "did you mean '{var.lead}'?");
     refused("deliver:\n  - email: { to: [not-an-address] }\n", 5, 18, "is not an e-mail address");
     refused("deliver:\n  - email: { to: \"{var.limit}\" }\n", 5, 5, "does not fit");
+    refused("deliver:\n  - email: { to: \"{job}\" }\n", 5, 18, "is not an e-mail address");
+    refused("deliver:\n  - email: { to: a@example.com, subject: \"x\\0y\" }\n", 5, 5, "control character");
     refused("deliver:\n  - email: { subject: x }\n", 5, 12, "at least one address");
     // Both connections are checked, each with its own variables.
     let both = "connections: [north, east]\nwindow: yesterday\nlivechat: { report: chats/ratings }\ndeliver:\n  - email: { to: \"{var.leads}\" }\n";
@@ -138,7 +140,33 @@ fn webhooks_and_copies_name_secrets_and_places_that_this_version_knows() {
     refused(&hook("url: \"https://x.example\", keys: [whsec_abc]"), 5, 49, "a secret in clear");
     refused("deliver:\n  - file: { url: \"gs://bucket/x\" }\n", 5, 18, "copies to a path or to s3://");
     refused("deliver:\n  - file: { url: \"s3://{job}/x\" }\n", 5, 18, "placeholders in the key only");
+    refused("deliver:\n  - file: { url: \"s3://KEY:SECRET@bucket/x\" }\n", 5, 18, "a secret in clear");
+    refused(&hook("url: \"https://user:hunter2@x.example/\", keys: [env:K]"), 5, 21, "a secret in clear");
     refused("deliver:\n  - file: {}\n", 5, 11, "needs 'url'");
+}
+
+#[test]
+fn a_signing_key_in_clear_is_shown_by_no_problem_whatever_is_wrong_with_it() {
+    for keys in [
+        "keys: hunter2x",
+        "keys: { a: hunter2x }",
+        "keys: [[hunter2x]]",
+        "key: hunter2x",
+        "secret: hunter2x",
+        "token: hunter2x",
+    ] {
+        for form in [
+            format!("deliver:\n  - webhook: {{ url: \"https://x.example\", {keys} }}\n"),
+            format!("deliver:\n  - webhook:\n      url: https://x.example\n      {keys}\n"),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("reportd.yaml"), CONFIG).unwrap();
+            std::fs::create_dir(folder.path().join("jobs")).unwrap();
+            std::fs::write(folder.path().join("jobs/x.yaml"), job(&form)).unwrap();
+            let ran = offline(folder.path(), &["validate"]).expect(2);
+            assert!(!format!("{}{}", ran.stdout, ran.stderr).contains("hunter2x"), "{form}\n{}", ran.stdout);
+        }
+    }
 }
 
 #[test]

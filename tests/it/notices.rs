@@ -516,3 +516,72 @@ async fn watchers_are_told_of_a_run_that_failed_and_of_a_service_that_cannot_pla
     assert!(watcher.at("/service/fail")[0].body.contains("archive"), "{:?}", watcher.at("/service/fail"));
     drop(serve);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_whose_notices_the_database_refuses_keeps_no_other_silent() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    shop.run_job("report", DAY, &["--no-deliver"]).await.expect(0);
+    // As an older version could have left it: a text that no column of text takes.
+    shop.sql(r#"UPDATE runs SET notices = '{"deliver": [{"file": {"url": "/in/\u0000x"}}]}'"#).await;
+    let ran = shop.told(&["run-job", "report", "--window", NEXT_DAY]).await.expect(0);
+    assert_eq!(receiver.at("/ok").len(), 1, "{}", ran.stderr);
+    let serve = shop.serve_and_tell(&[]).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE noticed IS NULL", 0).await;
+    shop.until_count("SELECT count(*) FROM run_events WHERE detail LIKE 'nobody is told of it:%'", 1).await;
+    drop(serve);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recovery_goes_out_after_what_it_takes_back() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    // The failure's notice waits for its second try while the series works again.
+    receiver.answers(&[503, 503, 503]);
+    shop.fault("livechat.report=400:1");
+    let mut dying = shop.command(&["run-job", "report", "--window", DAY]);
+    dying.env("KEY", KEY).env("REPORTD_CRASH_AT", "delivery-settled");
+    assert_eq!(crate::harness::run(dying).await.code, None);
+    shop.told(&["run-job", "report", "--window", NEXT_DAY]).await.expect(0);
+    let serve = shop.serve_and_tell(&[]).await;
+    until("both", || async { receiver.at("/alert").iter().any(|got| got.json()["type"] == "run.recovered") }).await;
+    let types: Vec<String> = receiver.at("/alert").iter().map(|got| text(&got.json()["type"]).to_owned()).collect();
+    let (last, before) = types.split_last().unwrap();
+    assert_eq!(last, "run.recovered");
+    assert!(!before.is_empty() && before.iter().all(|word| word == "run.failed"), "{types:?}");
+    drop(serve);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_receiver_that_hangs_keeps_no_other_receiver_waiting() {
+    let (slow, quick) = (Receiver::start().await, Receiver::start().await);
+    slow.hangs(true);
+    let shop = Shop::open().await;
+    let hook = |receiver: &Receiver| {
+        format!("  - on: [manual]\n    webhook: {{ url: \"{}\", keys: [env:KEY] }}\n", receiver.url("/ok"))
+    };
+    let twenty = hook(&slow).repeat(20);
+    shop.job("slow", &format!("window: yesterday\n{LIVECHAT}deliver:\n{twenty}"));
+    shop.job(
+        "quick",
+        &format!("window: yesterday\n{LIVECHAT}deliver:\n{}", hook(&quick).replace("127.0.0.1", "localhost")),
+    );
+    for job in ["slow", "quick"] {
+        let mut dying = shop.command(&["run-job", job, "--window", DAY]);
+        dying.env("KEY", KEY).env("REPORTD_CRASH_AT", "deliveries-committed");
+        assert_eq!(crate::harness::run(dying).await.code, None);
+    }
+    let serve = shop.serve_and_tell(&[]).await;
+    until("the quick one", || async { quick.at("/ok").len() == 1 }).await;
+    assert!(slow.at("/ok").len() <= 4, "{}", slow.at("/ok").len());
+    serve.die().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_says_how_many_of_its_notices_will_never_go_out() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    receiver.answers(&[410]);
+    let ran = shop.told(&["run-job", "report", "--window", DAY]).await.expect(0);
+    assert!(ran.stderr.contains("1 notice did not go out: `reportd deliveries` says why"), "{}", ran.stderr);
+}

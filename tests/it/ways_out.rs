@@ -137,7 +137,7 @@ async fn a_receiver_that_cannot_be_reached_is_tried_later_and_one_that_breaks_of
         (format!("file:///{CANARY}"), "person", "scheme"),
     ];
     for (url, expected, says) in rows {
-        let sent = outside.post(&url.as_str().into(), &[], "{}".into(), Duration::from_millis(300)).await;
+        let sent = outside.post(&url.as_str().into(), &[], "{}".into(), Duration::from_millis(300), &[]).await;
         let (word, why) = word(sent);
         assert_eq!(word, expected, "{url}: {why}");
         assert!(why.contains(says) && !why.contains(CANARY), "{url}: {why}");
@@ -149,13 +149,14 @@ async fn the_words_of_an_answer_are_its_first_kibibyte_without_the_url() {
     let long = format!("{{\"error\":\"no \\u0041\"}} /hooks/{CANARY} {}", "x".repeat(200_000));
     let script = Script::start(move |_| http(400, "", &long));
     let url = format!("{}/hooks/{CANARY}?token=abcd-efgh", script.url());
-    let said = outside().post(&url.as_str().into(), &[], String::new(), Duration::from_secs(5)).await.unwrap();
+    let said = outside().post(&url.as_str().into(), &[], String::new(), Duration::from_secs(5), &[]).await.unwrap();
     assert_eq!((said.status, said.by.as_str()), (400, "http://127.0.0.1"));
     assert!(said.words.starts_with("{\"error\":\"no") && said.words.chars().count() <= 1025, "{}", said.words);
     assert!(!said.words.contains(CANARY), "{}", said.words);
     // A body that never ends holds nobody up: the status came.
     let script = Script::start(|_| b"HTTP/1.1 200 Said\r\ncontent-length: 9\r\n\r\nhal".to_vec());
-    let said = outside().post(&script.url().as_str().into(), &[], String::new(), Duration::from_secs(5)).await.unwrap();
+    let said =
+        outside().post(&script.url().as_str().into(), &[], String::new(), Duration::from_secs(5), &[]).await.unwrap();
     assert_eq!((said.status, said.words.as_str()), (200, "hal"));
 }
 

@@ -19,7 +19,7 @@ use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::client::{AsyncSmtpConnection, TlsParameters};
 use lettre::transport::smtp::commands;
 use lettre::transport::smtp::extension::ClientId;
-use lettre::transport::smtp::response::Response;
+use lettre::transport::smtp::response::{Response, Severity};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, timeout};
 use uuid::Uuid;
@@ -187,7 +187,13 @@ impl Line {
     ) -> Result<Response, Trouble> {
         connection.command(commands::Data).await.map_err(|e| self.answers.trouble(Step::Data, &e))?;
         handed.store(true, Ordering::Relaxed);
-        connection.message(&mail.bytes).await.map_err(|e| self.answers.trouble(Step::Content, &e))
+        let answer = connection.message(&mail.bytes).await.map_err(|e| self.answers.trouble(Step::Content, &e))?;
+        // lettre takes 3xx for a yes as well; after the mail's end it is none.
+        if answer.code().severity != Severity::PositiveCompletion {
+            let said = self.answers.praise(&answer);
+            return Err(Trouble::Unclear(format!("the mail server answered the mail's end with {said}")));
+        }
+        Ok(answer)
     }
 
     /// What it comes to, when some have it, some are to wait, and some are refused.

@@ -23,7 +23,10 @@ pub(super) fn actions(blocks: &mut Vec<Block<'_>>, about: &About) {
         one(&mut out, about.cause, name, only);
     }
     if about.cause == Cause::Failed && groups.iter().any(|(_, members)| members.len() > 1) {
-        out.push(("Or one run alone:".to_owned(), "reportd retry RUN".to_owned()));
+        out.push((
+            "Others, one by one (reportd runs --state failed lists them):".to_owned(),
+            "reportd retry RUN".to_owned(),
+        ));
     }
     let mut given: BTreeSet<String> = BTreeSet::new();
     out.retain(|(_, command)| given.insert(command.clone()));
@@ -82,7 +85,7 @@ fn many(out: &mut Doing, cause: Cause, name: &str, members: &[&Member]) {
     match cause {
         Cause::Failed => {
             let first = if needs_correction(members) { "Correct what it says, then fetch" } else { "Fetch" };
-            say(format!("{first} the windows of {name} again:"), format!("reportd fill {name}"));
+            say(format!("{first} what the schedule of {name} names:"), format!("reportd fill {name}"));
         }
         Cause::Held => resolve(out, "RUN"),
         Cause::Breaker => members.iter().for_each(|member| close(out, member)),

@@ -18,6 +18,18 @@ use crate::template::{Name, Place, Template, Tree};
 use crate::yaml::{Finding, Path, Severity, did_you_mean};
 use file::{BikTicketFile, NoticeFile, TriggerWord};
 
+const UNPRINTABLE: &str = "a notice holds a control character, which no mail, row or address can carry";
+
+/// Whether a text in it has a control character; line breaks and tabs may stand in texts.
+fn has_control(value: &Value) -> bool {
+    match value {
+        Value::String(text) => text.chars().any(|c| c.is_control() && !matches!(c, '\n' | '\r' | '\t')),
+        Value::Array(list) => list.iter().any(has_control),
+        Value::Object(map) => map.values().any(has_control),
+        _ => false,
+    }
+}
+
 /// Which list a notice stands in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum List {
@@ -99,6 +111,9 @@ pub fn compile(
             problems.push(Finding::error(path.clone(), message));
         });
         out.append(&mut problems);
+        if has_control(&value) {
+            out.push(Finding::error(at.clone(), UNPRINTABLE));
+        }
         if !out[before..].iter().any(|f| f.severity == Severity::Error) {
             rules.push(NoticeRule { on: notice.on.unwrap_or_else(|| which.on()), tree });
         }
@@ -126,6 +141,9 @@ fn check_for(rule: &NoticeRule, connection: &Connection, at: &Path, out: &mut Ve
     }
     match rule.filled(connection) {
         Err(message) => out.push(Finding::error(at.clone(), message)),
+        Ok(file) if serde_json::to_value(&file).is_ok_and(|value| has_control(&value)) => {
+            out.push(Finding::error(at.clone(), format!("{UNPRINTABLE} (in a variable's value)")));
+        }
         Ok(file) => {
             let mut filled = Vec::new();
             // The literal parts were found good; what is wrong now is a variable's value.
@@ -268,6 +286,10 @@ fn make_absolute(notice: &mut NoticeFile, root: &FilePath, at: &Path, out: &mut 
                 secret(url, root, &at.key("url"), out);
             }
             Some(url) => {
+                if url.split('/').nth(2).is_some_and(|authority| authority.contains('@')) {
+                    let message = "a secret in clear: a URL with credentials is env:NAME or file:PATH";
+                    out.push(Finding::error(at.key("url"), message).secret());
+                }
                 let scheme = url.starts_with("https://") || url.starts_with("http://");
                 if !scheme || (!url.contains('{') && url::Url::parse(url).is_err()) {
                     let message = "webhook.url is https://…, or env:NAME or file:PATH of such a URL";
@@ -289,7 +311,7 @@ fn make_absolute(notice: &mut NoticeFile, root: &FilePath, at: &Path, out: &mut 
         match &mut copy.url {
             Some(url) if !url.trim().is_empty() => {
                 if let Err(message) = landing(url, root) {
-                    out.push(Finding::error(at.key("url"), message));
+                    out.push(Finding::error(at.key("url"), message).secret());
                 }
             }
             _ => out.push(Finding::error(at, "file needs 'url': a path, or s3://bucket/key")),
@@ -304,6 +326,11 @@ fn landing(url: &mut String, root: &FilePath) -> Result<(), String> {
     }
     if let Some(rest) = url.strip_prefix("s3://") {
         let (bucket, key) = rest.split_once('/').unwrap_or((rest, ""));
+        if bucket.contains('@') {
+            return Err(
+                "a secret in clear: the keys of an object store are AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY".into(),
+            );
+        }
         if bucket.is_empty() || bucket.contains('{') || key.is_empty() {
             return Err("an object store's URL is s3://bucket/key, placeholders in the key only".into());
         }
@@ -328,7 +355,9 @@ fn secret(text: &mut String, root: &FilePath, at: &Path, out: &mut Vec<Finding>)
 fn check_notice(notice: &Notice, connection: &Connection, at: &Path, out: &mut Vec<Finding>) {
     match notice {
         Notice::Email(email) => {
-            for address in email.to.iter().filter(|to| !to.contains('{') && !is_recipient(to)) {
+            // Placeholders name jobs, windows and runs: without an @ beside them there is no address.
+            let wrong = |to: &&String| if to.contains('{') { !to.contains('@') } else { !is_recipient(to) };
+            for address in email.to.iter().filter(wrong) {
                 let message = format!("'{address}' is not an e-mail address");
                 out.push(Finding::error(at.key("email").key("to"), message));
             }

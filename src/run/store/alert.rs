@@ -209,7 +209,18 @@ impl RunStore {
         if facts.count == 0 {
             return Ok(None);
         }
-        let delivery = make(&facts);
+        let mut delivery = make(&facts);
+        if let Some(delivery) = &mut delivery {
+            // A receiver that hears of the recovery first would wait for the end of the trouble for ever.
+            delivery.follows = sqlx::query_scalar(
+                "SELECT told_by FROM alert_members WHERE alert_id = $1 AND told_by IS NOT NULL
+                 ORDER BY joined_at DESC, subject LIMIT 1",
+            )
+            .bind(alert)
+            .fetch_one(&mut *tx)
+            .await
+            .map_err(doing(what))?;
+        }
         if let Some(delivery) = &delivery {
             RunStore::make_deliveries(&mut tx, std::slice::from_ref(delivery)).await?;
         }

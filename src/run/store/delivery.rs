@@ -1,9 +1,5 @@
-//! Deliveries: made in the transaction that notes that their run was told of, claimed kind by kind, settled under a lease.
-//!
-//! Nothing here sends. A worker that finds a lease that ended must know whether the kind may be repeated: one that may not is
-//! held for an operator, in the claim itself.
-
-use std::time::Duration;
+//! Deliveries: made in the transaction that notes that their run was told of; listed, and an operator's word about them. What a
+//! worker writes is in sending.rs.
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -12,10 +8,7 @@ use sqlx::types::Json;
 use uuid::Uuid;
 
 use super::query::ids_from;
-use super::{RunStore, StoreError, doing, fenced};
-
-/// How long a claimed delivery is its worker's without renewal. Renewed while a long copy runs.
-pub const LEASE: Duration = Duration::from_secs(120);
+use super::{RunStore, StoreError, doing};
 
 /// A delivery to make.
 #[derive(Clone, Debug)]
@@ -30,6 +23,10 @@ pub struct NewDelivery {
     pub job: Option<String>,
     /// Connection of the first member.
     pub connection: String,
+    /// Whose time it takes.
+    pub target: String,
+    /// What must go out before.
+    pub follows: Option<Uuid>,
     /// Whom to tell and how.
     pub notice: Value,
     /// What of.
@@ -77,27 +74,6 @@ pub struct DeliveryRow {
     pub retried_by: Option<String>,
 }
 
-/// How a try ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settling {
-    /// It arrived.
-    Sent,
-    /// It never will.
-    Failed,
-    /// Nobody knows, and it may not be repeated.
-    Held,
-}
-
-impl Settling {
-    fn as_str(self) -> &'static str {
-        match self {
-            Settling::Sent => "sent",
-            Settling::Failed => "failed",
-            Settling::Held => "held",
-        }
-    }
-}
-
 /// What `deliveries` lists.
 #[derive(Clone, Debug, Default)]
 pub struct DeliveryFilter {
@@ -122,8 +98,9 @@ impl RunStore {
         }
         let what = "make deliveries";
         sqlx::query(
-            "INSERT INTO deliveries (id, kind, cause, job, connection, notice, about)
-             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[], $7::json[])",
+            "INSERT INTO deliveries (id, kind, cause, job, connection, notice, about, target, follows)
+             SELECT * FROM unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::json[], $7::json[],
+                                  $8::text[], $9::uuid[])",
         )
         .bind(new.iter().map(|d| d.id).collect::<Vec<_>>())
         .bind(new.iter().map(|d| d.kind).collect::<Vec<_>>())
@@ -132,6 +109,8 @@ impl RunStore {
         .bind(new.iter().map(|d| d.connection.clone()).collect::<Vec<_>>())
         .bind(new.iter().map(|d| Json(d.notice.clone())).collect::<Vec<_>>())
         .bind(new.iter().map(|d| Json(d.about.clone())).collect::<Vec<_>>())
+        .bind(new.iter().map(|d| d.target.clone()).collect::<Vec<_>>())
+        .bind(new.iter().map(|d| d.follows).collect::<Vec<_>>())
         .execute(&mut **tx)
         .await
         .map_err(doing(what))?;
@@ -146,139 +125,6 @@ impl RunStore {
         .await
         .map_err(doing(what))?;
         Ok(())
-    }
-
-    /// Claims deliveries that are due: of each kind at most so many, `only` those about these runs and these if that is given. One whose
-    /// lease ended and that may not be repeated is held instead; returns those claimed, and how many were held.
-    pub async fn claim_deliveries(
-        &self,
-        most: &[(&'static str, i64)],
-        only: Option<(&[Uuid], &[Uuid])>,
-    ) -> Result<(Vec<DeliveryRow>, u64), StoreError> {
-        let what = "claim deliveries";
-        // A worker died while it sent a create: in a statement of its own, so that the claim below cannot take it.
-        let held = sqlx::query(
-            "UPDATE deliveries SET state = 'held', next_try_at = NULL, lease_token = NULL,
-                 words = 'the process ended while it was sending: nobody knows whether BIK made it'
-             WHERE state = 'sending' AND kind IN ('bik_ticket', 'bik_event') AND next_try_at <= reportd_now()",
-        )
-        .execute(&self.pool)
-        .await
-        .map_err(doing(what))?
-        .rows_affected();
-        let rows = sqlx::query_as(
-            "WITH due AS (
-                 SELECT d.id, gen_random_uuid() AS token FROM unnest($1::text[], $2::bigint[]) AS k (kind, most) CROSS JOIN LATERAL (
-                     SELECT id FROM deliveries
-                     WHERE kind = k.kind AND next_try_at <= reportd_now()
-                         AND (state = 'pending' OR (state = 'sending' AND kind NOT IN ('bik_ticket', 'bik_event')))
-                         AND ($3::uuid[] IS NULL OR id = ANY ($5)
-                              OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($3)))
-                     ORDER BY next_try_at LIMIT k.most FOR NO KEY UPDATE SKIP LOCKED
-                 ) d
-             )
-             UPDATE deliveries SET state = 'sending', lease_token = due.token, attempt = due.token, tries = tries + 1,
-                 tried_since = COALESCE(tried_since, reportd_now()),
-                 next_try_at = reportd_now() + make_interval(secs => $4)
-             FROM due WHERE deliveries.id = due.id RETURNING deliveries.*",
-        )
-        .bind(most.iter().map(|(kind, _)| *kind).collect::<Vec<_>>())
-        .bind(most.iter().map(|(_, most)| *most).collect::<Vec<_>>())
-        .bind(only.map(|(runs, _)| runs))
-        .bind(LEASE.as_secs_f64())
-        .bind(only.map(|(_, also)| also))
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing(what))?;
-        Ok((rows, held))
-    }
-
-    /// Claims one delivery, if it is due and nobody has it.
-    pub async fn claim_delivery(&self, id: Uuid) -> Result<Option<DeliveryRow>, StoreError> {
-        sqlx::query_as(
-            "UPDATE deliveries SET state = 'sending', lease_token = $3, attempt = $3, tries = tries + 1,
-                 tried_since = COALESCE(tried_since, reportd_now()),
-                 next_try_at = reportd_now() + make_interval(secs => $2)
-             WHERE id = $1 AND state = 'pending' AND next_try_at <= reportd_now() RETURNING *",
-        )
-        .bind(id)
-        .bind(LEASE.as_secs_f64())
-        .bind(Uuid::new_v4())
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(doing("claim a delivery"))
-    }
-
-    /// Holds a claim for one more lease time.
-    pub async fn renew_delivery(&self, id: Uuid, token: Uuid) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "UPDATE deliveries SET next_try_at = reportd_now() + make_interval(secs => $3)
-             WHERE id = $1 AND lease_token = $2",
-        )
-        .bind(id)
-        .bind(token)
-        .bind(LEASE.as_secs_f64())
-        .execute(&self.pool)
-        .await
-        .map_err(doing("renew the claim on a delivery"))?;
-        fenced(done.rows_affected())
-    }
-
-    /// Ends a try, and the delivery with it. That it arrived is recorded even if the claim was lost meanwhile and the delivery is
-    /// held for that very try: then nobody need look.
-    pub async fn settle_delivery(
-        &self,
-        id: Uuid,
-        token: Uuid,
-        how: Settling,
-        words: Option<&str>,
-    ) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "UPDATE deliveries SET state = $3, words = left($4, 1000), lease_token = NULL, next_try_at = NULL,
-                 settled_at = CASE WHEN $3 <> 'held' THEN reportd_now() END,
-                 settled_by = CASE WHEN $3 <> 'held' THEN $5 END
-             WHERE id = $1 AND (lease_token = $2 OR (attempt = $2 AND state = 'held' AND $3 = 'sent'))",
-        )
-        .bind(id)
-        .bind(token)
-        .bind(how.as_str())
-        .bind(words)
-        .bind(&self.who.0)
-        .execute(&self.pool)
-        .await
-        .map_err(doing("settle a delivery"))?;
-        fenced(done.rows_affected())
-    }
-
-    /// Ends a try that is to be made again. Gives the delivery up when it was tried for longer than `give_up`.
-    pub async fn put_off_delivery(
-        &self,
-        id: Uuid,
-        token: Uuid,
-        after: Duration,
-        give_up: Duration,
-        words: &str,
-    ) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "WITH tried AS (
-                 SELECT id, tried_since + make_interval(secs => $4) < reportd_now() AS over FROM deliveries WHERE id = $1
-             )
-             UPDATE deliveries SET state = CASE WHEN over THEN 'failed' ELSE 'pending' END, words = left($5, 1000),
-                 lease_token = NULL,
-                 next_try_at = CASE WHEN NOT over THEN reportd_now() + make_interval(secs => $3) END,
-                 settled_at = CASE WHEN over THEN reportd_now() END, settled_by = CASE WHEN over THEN $6 END
-             FROM tried WHERE deliveries.id = tried.id AND lease_token = $2",
-        )
-        .bind(id)
-        .bind(token)
-        .bind(after.as_secs_f64())
-        .bind(give_up.as_secs_f64())
-        .bind(words)
-        .bind(&self.who.0)
-        .execute(&self.pool)
-        .await
-        .map_err(doing("put a delivery off"))?;
-        fenced(done.rows_affected())
     }
 
     /// Deliveries, the newest first.
@@ -322,6 +168,32 @@ impl RunStore {
         .fetch_all(&self.pool)
         .await
         .map_err(doing("count the deliveries that are still to be sent"))
+    }
+
+    /// How many of these deliveries, and of those about these runs, failed or are in doubt.
+    pub async fn deliveries_lost(&self, runs: &[Uuid], also: &[Uuid]) -> Result<i64, StoreError> {
+        sqlx::query_scalar(
+            "SELECT count(*) FROM deliveries
+             WHERE state IN ('failed', 'held')
+                 AND (id = ANY ($2) OR id IN (SELECT delivery_id FROM delivery_runs WHERE run_id = ANY ($1)))",
+        )
+        .bind(runs)
+        .bind(also)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("count the deliveries that did not go out"))
+    }
+
+    /// What waits for its next try is due now: settings or secrets may have been mended.
+    pub async fn hurry_deliveries(&self) -> Result<u64, StoreError> {
+        let hurried = sqlx::query(
+            "UPDATE deliveries SET next_try_at = reportd_now()
+             WHERE state = 'pending' AND tries > 0 AND next_try_at > reportd_now()",
+        )
+        .execute(&self.pool)
+        .await
+        .map_err(doing("have waiting deliveries tried"))?;
+        Ok(hurried.rows_affected())
     }
 
     /// The one delivery whose id begins so.

@@ -21,6 +21,7 @@ pub mod permit;
 pub mod progress;
 pub mod query;
 pub mod revision;
+pub mod sending;
 pub mod series;
 pub mod serving;
 pub mod untold;

@@ -90,6 +90,36 @@ impl RunStore {
         Ok(untold.len())
     }
 
+    /// The runs that [`RunStore::tell_of_runs`] would tell of next.
+    pub async fn untold_runs(&self, only: Option<&[Uuid]>, limit: i64) -> Result<Vec<Uuid>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT id FROM runs
+             WHERE notices IS NOT NULL AND noticed IS NULL AND state IN ('held', 'archived', 'empty', 'failed')
+                 AND ($1::uuid[] IS NULL OR id = ANY ($1))
+             ORDER BY id LIMIT $2",
+        )
+        .bind(only)
+        .bind(limit)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("list the runs that have told nobody"))
+    }
+
+    /// Notes in its history that nobody can be told of a run, and tries no more.
+    pub async fn give_up_telling(&self, run: Uuid, why: &str) -> Result<(), StoreError> {
+        sqlx::query(
+            "WITH given AS (UPDATE runs SET noticed = state WHERE id = $1 AND noticed IS NULL RETURNING id)
+             INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'note', $2, left($3, 4000) FROM given",
+        )
+        .bind(run)
+        .bind(&self.who.0)
+        .bind(why)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("give up telling of a run"))?;
+        Ok(())
+    }
+
     /// Whether runs have told nobody, deliveries are due, or alerts are open: one question, answered by three indexes.
     pub async fn news(&self) -> Result<News, StoreError> {
         sqlx::query_as(
