@@ -1,4 +1,4 @@
-//! A copy of the report in a landing zone, for those who load it from there: a folder, or an object store ([`s3`]).
+//! A copy of the report in a landing zone, for those who load it from there: a folder, or an object store (s3.rs).
 //!
 //! A landing zone holds the newest: what stands at the target is replaced, whole or not at all. In a folder the bytes go into a
 //! temporary file beside the target, named after the delivery, so that a try after a crash replaces it; they are compared with
