@@ -143,8 +143,8 @@ async fn retry(cx: &Cx, id: &str, again: bool) -> Result<Exit, Failure> {
         if row.state == State::Sent.as_str() && !kind.repeatable() && !again {
             return Err(Failure::Usage("BIK made it already: say --again to have a second one made".into()));
         }
-        if !store.retry_delivery(row.id).await? {
-            return Err(Failure::Usage("it is being sent at this moment: see `reportd deliveries`".into()));
+        if !store.retry_delivery(row.id, &row.state).await? {
+            return Err(Failure::Usage("it is being sent at this moment, or was: see `reportd deliveries`".into()));
         }
         if row.state == State::Sent.as_str() || row.state == State::Resolved.as_str() {
             note(&format!("reportd: it was {} before: it goes out again", row.state));

@@ -52,7 +52,12 @@ impl Notice {
     /// Whose time it takes: the host or account that a hanging answer would keep others of waiting for. All mail is one server's.
     pub fn host(&self, connection: &str) -> String {
         match self {
-            Notice::Email(_) | Notice::File(_) => String::new(),
+            Notice::Email(_) => String::new(),
+            // The folder or bucket as far as it is the same for all windows: one dead mount keeps no other copy waiting.
+            Notice::File(landing) => {
+                let fixed = landing.url.split('{').next().unwrap_or_default();
+                fixed[..fixed.rfind('/').unwrap_or(0)].to_owned()
+            }
             Notice::Webhook(webhook) => crate::vendor::account::redact_urls(&webhook.url),
             Notice::BikTicket(_) | Notice::BikEvent(_) => connection.to_owned(),
             Notice::Heartbeat(url) => url.clone(),

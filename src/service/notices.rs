@@ -38,6 +38,9 @@ const LONG: Duration = Duration::from_secs(60);
 /// What a kind of notice sends at once, over one process.
 const OF_KIND: i64 = 8;
 
+/// How long everything under way is waited for: a BIK create and the record of it.
+const LAST: Duration = Duration::from_secs(90);
+
 /// How long what may be repeated is waited for when the service stops.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -95,9 +98,17 @@ pub(super) async fn send(in_force: InForceNow, due: Arc<Notify>, stop: Cancellat
     while !stop.is_cancelled() {
         let worker = in_force.borrow().worker.clone();
         // A claim is never cut: its rows would be nobody's until their leases end, and a BIK create would be held unsent.
-        let claim = desk.tracker.spawn(desk.clone().claim(worker));
+        // But for one that the database never answers: what it took, if anything, is found again in any case.
+        let mut claim = desk.tracker.spawn(desk.clone().claim(worker));
         let claimed = tokio::select! {
-            claimed = claim => claimed.unwrap_or(0),
+            claimed = tokio::time::timeout(LONG, &mut claim) => match claimed {
+                Ok(claimed) => claimed.unwrap_or(0),
+                Err(_) => {
+                    claim.abort();
+                    tracing::warn!("deliveries could not be claimed: the database does not answer");
+                    0
+                }
+            },
             () = stop.cancelled() => 0,
         };
         let rest = if claimed > 0 { BUSY } else { CLAIM };
@@ -108,7 +119,9 @@ pub(super) async fn send(in_force: InForceNow, due: Arc<Notify>, stop: Cancellat
         }
     }
     desk.tracker.close();
-    desk.tracker.wait().await;
+    if tokio::time::timeout(LAST, desk.tracker.wait()).await.is_err() {
+        tracing::warn!("deliveries under way are left to the next worker");
+    }
 }
 
 /// What each series tells of beside its runs; those that tell nobody are left out.

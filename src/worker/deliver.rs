@@ -27,6 +27,9 @@ const AT_ONCE: i64 = 8;
 /// Between two looks of a command that waits for its notices.
 const LOOK: Duration = Duration::from_millis(200);
 
+/// The database takes no longer to answer, or has lost its connection.
+const ANSWER: Duration = Duration::from_secs(20);
+
 /// Between two tries to record what became of a try.
 const RECORD: Duration = Duration::from_secs(1);
 
@@ -66,7 +69,8 @@ impl Worker {
                 result = &mut sending => break result,
                 // A create renews its own claim, right before it is sent.
                 () = tokio::time::sleep(LEASE / 3), if kind.repeatable() => {
-                    match self.store.renew_delivery(row.id, token).await {
+                    let renewed = tokio::time::timeout(ANSWER, self.store.renew_delivery(row.id, token)).await;
+                    match renewed.unwrap_or(Err(StoreError::Silent { what: "renew the claim on a delivery" })) {
                         Err(StoreError::LeaseLost) => return Err(StoreError::LeaseLost),
                         // Whoever takes it over meanwhile sends the same under the same id.
                         Err(error) => tracing::debug!(error = %Chain(&error), "a claim could not be renewed"),
@@ -94,13 +98,20 @@ impl Worker {
     /// or be held.
     async fn record(&self, hold: &Hold, token: Uuid, kind: Kind, end: &End) -> Result<(), StoreError> {
         let id = hold.row.id;
+        // That BIK made it is recorded even after the claim was lost, so it is worth trying for longer.
+        let patience = if kind.repeatable() { LEASE } else { LEASE * 5 };
         loop {
-            let recorded = match end {
-                End::Over(how, words) => self.store.settle_delivery(id, token, *how, words.as_deref()).await,
-                End::Again(after, words) => self.store.put_off_delivery(id, token, *after, kind.give_up(), words).await,
+            let recording = async {
+                match end {
+                    End::Over(how, words) => self.store.settle_delivery(id, token, *how, words.as_deref()).await,
+                    End::Again(after, words) => {
+                        self.store.put_off_delivery(id, token, *after, kind.give_up(), words).await
+                    }
+                }
             };
-            match recorded {
-                Err(StoreError::Database { .. } | StoreError::Silent { .. }) if hold.asked.elapsed() < LEASE => {
+            let recorded = tokio::time::timeout(ANSWER, recording).await;
+            match recorded.unwrap_or(Err(StoreError::Silent { what: "record what became of a delivery" })) {
+                Err(StoreError::Database { .. } | StoreError::Silent { .. }) if hold.asked.elapsed() < patience => {
                     tokio::time::sleep(RECORD).await;
                 }
                 other => return other,

@@ -5,7 +5,7 @@
 //! It is told once nothing has joined it for a few seconds, so fifty windows of one outage make one notice; what joins later is
 //! told with the next one: an hour after the last when it is of a series that is in no other trouble, else a day. A series
 //! that works again is told so together with the others, or after five minutes without them. An alert of which nothing is
-//! left is closed; trouble that nobody mends for a week is dropped from it.
+//! left is closed; trouble that nobody mends for a hundred days is dropped from it.
 
 use std::time::{Duration, Instant};
 
@@ -143,7 +143,7 @@ fn telling(untold: &Untold) -> Telling {
         told.deliveries.extend(notices.deliver.iter().map(one));
     } else if run.failure_class.as_deref() != Some(FailureClass::GivenUp.as_str()) {
         // What a person has given up needs nobody.
-        told.joining.extend(notices.alert.iter().map(|notice| joining(cause, notice, run, &member)));
+        told.joining.extend(notices.alert.iter().map(|notice| joining(cause, notice, run, &member, untold.now)));
     }
     if let Some(url) = notices.heartbeat.filter(|_| cause != Cause::Held) {
         told.deliveries.push(one(&Notice::Heartbeat(url)));
@@ -170,12 +170,9 @@ fn member(run: &Run, now: DateTime<Utc>) -> Member {
     }
 }
 
-fn joining(cause: Cause, notice: &Notice, run: &Run, member: &Member) -> Joining {
-    // A run that an operator restarts may fail again, and that is news.
-    let time = match run.finished_at {
-        Some(at) => at.timestamp_micros().to_string(),
-        None => run.attempt_id.map(|id| id.to_string()).unwrap_or_default(),
-    };
+fn joining(cause: Cause, notice: &Notice, run: &Run, member: &Member, now: DateTime<Utc>) -> Joining {
+    // A run that an operator restarts may fail or be held again, and that is news. It is noted once for each time.
+    let time = run.finished_at.unwrap_or(now).timestamp_micros();
     Joining {
         key: key(cause, notice, &run.vendor, &run.connection),
         cause: cause.as_str(),
@@ -256,8 +253,8 @@ fn next(alert: &OpenAlert) -> Next {
     if alert.untold > 0 {
         let gathered = alert.hurried || for_long(alert.joined_at, QUIET) || for_long(alert.untold_since, GATHERED);
         let spaced = for_long(alert.told_at, if alert.new_series { ANOTHER_SERIES } else { MORE_WINDOWS });
-        // What is over already is told before its recovery is.
-        if (gathered && spaced) || alert.unsettled == 0 {
+        // What is over already is told, too, before its recovery is: and gathered first, since more of it may be on its way.
+        if gathered && (spaced || alert.unsettled == 0) {
             return Next::Tell;
         }
     }
@@ -348,8 +345,10 @@ mod tests {
         assert_eq!(next(&back(299, 1)), Next::Wait);
         assert_eq!(next(&back(300, 1)), Next::Recover);
         assert_eq!(next(&back(0, 0)), Next::Recover);
-        // What is over before it was told is told first.
-        assert_eq!(next(&OpenAlert { untold: 1, ..back(0, 0) }), Next::Tell);
+        // What is over before it was told is gathered and told first.
+        assert_eq!(next(&OpenAlert { untold: 1, ..back(0, 0) }), Next::Wait);
+        let quiet = alert(5, None);
+        assert_eq!(next(&OpenAlert { back: 1, unsettled: 0, ..quiet }), Next::Tell);
         assert_eq!(next(&OpenAlert { back: 0, ..back(0, 0) }), Next::Close);
         assert_eq!(next(&OpenAlert { back: 0, ..back(0, 1) }), Next::Wait);
     }

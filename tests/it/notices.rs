@@ -396,9 +396,9 @@ async fn a_series_that_works_again_is_told_so_although_another_never_does() {
     shop.fault("livechat.report=400:1");
     shop.told(&["run-job", "report", "--window", "2025-03-06..2025-03-06"]).await.expect(1);
     assert_eq!(types()[3..], ["run.failed"]);
-    // What nobody mends for a week is dropped, and then nothing is left.
+    // What nobody mends for a hundred days is dropped, and then nothing is left.
     shop.told(&["run-job", "report", "--window", "2025-03-07..2025-03-07"]).await.expect(0);
-    shop.advance(Duration::from_secs(8 * 24 * 3600)).await;
+    shop.advance(Duration::from_secs(101 * 24 * 3600)).await;
     shop.told(&["run-job", "report", "--window", "2025-03-08..2025-03-08"]).await.expect(0);
     assert_eq!(types()[4..], ["run.recovered"]);
     assert_eq!(shop.number("SELECT count(*) FROM alerts WHERE closed_at IS NULL").await, 0);
@@ -584,4 +584,26 @@ async fn a_command_says_how_many_of_its_notices_will_never_go_out() {
     receiver.answers(&[410]);
     let ran = shop.told(&["run-job", "report", "--window", DAY]).await.expect(0);
     assert!(ran.stderr.contains("1 notice did not go out: `reportd deliveries` says why"), "{}", ran.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_failed_and_was_over_before_it_was_told_is_not_told_after_its_series_recovery() {
+    let receiver = Receiver::start().await;
+    let shop = shop(&receiver, LIVECHAT, "").await;
+    shop.job("adhoc", &telling(&receiver, LIVECHAT, ""));
+    shop.fault("livechat.report=400:2");
+    shop.told(&["run-job", "adhoc", "--window", DAY]).await.expect(1);
+    shop.advance(Duration::from_secs(3700)).await;
+    shop.told(&["run-job", "report", "--window", DAY]).await.expect(1);
+    // Another window of a series whose trouble is known: told a day later, if it lasts.
+    shop.advance(Duration::from_secs(600)).await;
+    shop.fault("livechat.report=400:1");
+    shop.told(&["run-job", "report", "--window", NEXT_DAY]).await.expect(1);
+    shop.told(&["run-job", "report", "--window", "2025-03-05..2025-03-05"]).await.expect(0);
+    shop.advance(Duration::from_secs(301)).await;
+    shop.told(&["run-job", "report", "--window", "2025-03-06..2025-03-06"]).await.expect(0);
+    shop.advance(Duration::from_secs(30 * 3600)).await;
+    shop.told(&["run-job", "report", "--window", "2025-03-07..2025-03-07"]).await.expect(0);
+    let types: Vec<String> = receiver.at("/alert").iter().map(|got| text(&got.json()["type"]).to_owned()).collect();
+    assert_eq!(types, ["run.failed", "run.failed", "run.recovered"]);
 }

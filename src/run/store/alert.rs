@@ -212,10 +212,10 @@ impl RunStore {
         let mut delivery = make(&facts);
         if let Some(delivery) = &mut delivery {
             // A receiver that hears of the recovery first would wait for the end of the trouble for ever.
-            delivery.follows = sqlx::query_scalar(
-                "SELECT told_by FROM alert_members WHERE alert_id = $1 AND told_by IS NOT NULL
-                 ORDER BY joined_at DESC, subject LIMIT 1",
-            )
+            delivery.follows = sqlx::query_scalar(sqlx::AssertSqlSafe(format!(
+                "SELECT told_by FROM alert_members JOIN deliveries d ON d.id = told_by WHERE alert_id = $1 AND {BACK}
+                 ORDER BY (d.state IN ('pending', 'sending')) DESC, d.next_try_at DESC NULLS LAST LIMIT 1"
+            )))
             .bind(alert)
             .fetch_one(&mut *tx)
             .await
@@ -224,6 +224,15 @@ impl RunStore {
         if let Some(delivery) = &delivery {
             RunStore::make_deliveries(&mut tx, std::slice::from_ref(delivery)).await?;
         }
+        // What joined meanwhile and is over as well was never told: told after its series' recovery it would look like new trouble.
+        sqlx::query(sqlx::AssertSqlSafe(format!(
+            "UPDATE alert_members SET works = false WHERE alert_id = $1 AND told_by IS NULL AND works
+                 AND series_id IN (SELECT series_id FROM alert_members WHERE alert_id = $1 AND {BACK})"
+        )))
+        .bind(alert)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
         sqlx::query(sqlx::AssertSqlSafe(format!(
             "UPDATE alert_members SET recovered_at = reportd_now() WHERE alert_id = $1 AND {BACK}"
         )))
@@ -335,6 +344,14 @@ pub(super) async fn join(tx: &mut sqlx::PgTransaction<'_>, joining: &[Joining]) 
         .bind(members.iter().map(|m| m.window.map(|(_, end)| end)).collect::<Vec<_>>())
         .bind(members.iter().map(|m| m.at).collect::<Vec<_>>())
         .bind(members.iter().map(|m| Json(m.about.clone())).collect::<Vec<_>>())
+        .execute(&mut **tx)
+        .await
+        .map_err(doing(what))?;
+        // Opened for members that all had joined before, it would never close.
+        sqlx::query(
+            "DELETE FROM alerts WHERE id = $1 AND NOT EXISTS (SELECT 1 FROM alert_members WHERE alert_id = $1)",
+        )
+        .bind(open)
         .execute(&mut **tx)
         .await
         .map_err(doing(what))?;

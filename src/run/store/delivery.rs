@@ -217,15 +217,16 @@ impl RunStore {
         }
     }
 
-    /// An operator has a delivery sent again, or at once.
-    pub async fn retry_delivery(&self, id: Uuid) -> Result<bool, StoreError> {
+    /// An operator has a delivery sent again, or at once, if it still is in the state that the operator saw.
+    pub async fn retry_delivery(&self, id: Uuid, seen: &str) -> Result<bool, StoreError> {
         let done = sqlx::query(
             "UPDATE deliveries SET state = 'pending', next_try_at = reportd_now(), tried_since = NULL, settled_at = NULL,
                  settled_by = NULL, retried_by = $2
-             WHERE id = $1 AND state <> 'sending'",
+             WHERE id = $1 AND state = $3 AND state <> 'sending'",
         )
         .bind(id)
         .bind(&self.who.0)
+        .bind(seen)
         .execute(&self.pool)
         .await
         .map_err(doing("have a delivery sent again"))?;

@@ -43,7 +43,8 @@ closed AS (
     )
 ),
 -- A person ended it: the run was cancelled or given up, or the series is not in force any more (a job that only runs by hand never
--- was). A held run that failed is told as failed. And what nobody mended for a week must not keep the alert open for ever.
+-- was). A held run that failed is told as failed. And what nobody mended for a hundred days, longer than any
+-- schedule's step but a year's, must not keep the alert open for ever.
 ended AS (
     SELECT open.key, open.subject FROM open
     WHERE EXISTS (
@@ -53,7 +54,7 @@ ended AS (
         OR (open.series_id IS NOT NULL AND NOT EXISTS (
             SELECT 1 FROM series s WHERE s.id = open.series_id AND (s.in_force OR s.first_seen_at IS NULL)
         ))
-        OR (open.cause IN ('failed', 'late') AND open.joined_at < reportd_now() - interval '7 days')
+        OR (open.cause IN ('failed', 'late') AND open.joined_at < reportd_now() - interval '100 days')
 ),
 settled AS (
     SELECT key, subject, true AS works FROM working
