@@ -23,7 +23,7 @@ use crate::telemetry::Chain;
 use crate::worker::Accounts;
 use crate::yaml::{Problem, Severity};
 
-/// What is late and not in the ledger is looked for so far back.
+/// What is late is looked for so far back; what is older is for `coverage`.
 const BACK: TimeDelta = TimeDelta::days(30);
 
 /// Everything that `status` looks at. `folder` is where the job files are.
@@ -39,7 +39,10 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
     let broken = if follows { Vec::new() } else { broken_files(&files.jobs.problems, folder, &set) };
     let drift = if follows || set.version == 0 { Vec::new() } else { drift(folder, &set, &broken) };
     let late_after = late_after(&declared, &series);
-    let seconds: Vec<(i64, f64)> = late_after.iter().map(|(row, after)| (row.id, after.as_seconds_f64())).collect();
+    let seconds: Vec<(&str, &str, f64)> = late_after
+        .iter()
+        .map(|(row, after)| (row.job.as_str(), row.connection.as_str(), after.as_seconds_f64()))
+        .collect();
     Ok(Facts {
         now,
         zones: settings.connections.iter().filter_map(|c| Some((c.name.clone(), c.zone?))).collect(),
@@ -53,7 +56,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         live: store.live_runs().await?,
         held: store.held_runs().await?,
         failed: store.failed_windows().await?,
-        late: store.late_windows(&seconds).await?,
+        late: store.late_windows(&seconds, BACK.to_std().unwrap_or_default(), false).await?,
         deliveries: store.deliveries_in_trouble().await?,
         undecided: undecided(store, jobs, &late_after, now).await?,
         broken,

@@ -21,7 +21,7 @@ use crate::delivery::notice::{Notice, Notices};
 use crate::delivery::{Cause, Kind};
 use crate::run::store::alert::{AlertFacts, Joining, OpenAlert};
 use crate::run::store::delivery::NewDelivery;
-use crate::run::store::untold::{News, Telling, Untold};
+use crate::run::store::untold::{News, Told, Untold};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{FailureClass, Run, State};
 
@@ -121,13 +121,13 @@ async fn one_by_one(store: &RunStore, only: Option<&[Uuid]>) -> Result<(), Store
 }
 
 /// What a run that ended, or is held, tells whom.
-fn telling(untold: &Untold) -> Telling {
+fn telling(untold: &Untold) -> Told {
     let run = &untold.run;
     let notices: Notices = match serde_json::from_value(untold.notices.0.clone()) {
         Ok(notices) => notices,
         Err(error) => {
             tracing::error!(run.id = %run.id, "the run's notices cannot be read, and nobody is told of it: {error}");
-            return Telling::default();
+            return Told::default();
         }
     };
     let cause = match run.state {
@@ -138,7 +138,7 @@ fn telling(untold: &Untold) -> Telling {
     };
     let member = member(run, untold.now);
     let one = |notice: &Notice| delivery(notice, &About { cause, after: None, members: vec![member.clone()], more: 0 });
-    let mut told = Telling::default();
+    let mut told = Told::default();
     if cause.is_success() {
         told.deliveries.extend(notices.deliver.iter().map(one));
     } else if run.failure_class.as_deref() != Some(FailureClass::GivenUp.as_str()) {

@@ -130,9 +130,11 @@ impl Worker {
         }
         if let Some(file) =
             files.first().filter(|file| run.vendor == Vendor::Livechat.as_str() && size(file) < ATTACHED)
-            && let Some(content) = self.intact(file).await
         {
-            report.chart = Chart::of(&content);
+            report.chart = match attachments.first() {
+                Some(attached) => Chart::of(&attached.bytes),
+                None => self.intact(file).await.and_then(|content| Chart::of(&content)),
+            };
         }
         Ok((report, attachments))
     }

@@ -1,5 +1,6 @@
 //! Trouble that is no run's: breakers that opened, windows that are late. Each joins the alerts of those who want to hear of it.
 
+use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use chrono_tz::Tz;
@@ -11,7 +12,7 @@ use crate::delivery::notice::Notice;
 use crate::request::waiver::Waiver;
 use crate::request::window::Window;
 use crate::run::store::alert::{Joining, LateMember};
-use crate::run::store::attention::{LateFire, OpenBreakerRow};
+use crate::run::store::attention::{LateRow, OpenBreakerRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::yaml::show_duration;
 
@@ -32,6 +33,10 @@ pub struct Listener {
     pub late_after: Option<Duration>,
     /// Its gaps that will stay.
     pub waivers: Vec<Waiver>,
+}
+
+fn by_name(listeners: &[Listener]) -> HashMap<(&str, &str), &Listener> {
+    listeners.iter().map(|listener| ((listener.job.as_str(), listener.connection.as_str()), listener)).collect()
 }
 
 /// Breakers that opened by themselves, told to all whose runs now wait.
@@ -77,9 +82,10 @@ pub(super) async fn end_waived(store: &RunStore, listeners: &[Listener]) -> Resu
     if listeners.iter().all(|listener| listener.waivers.is_empty()) {
         return Ok(());
     }
+    let by_name = by_name(listeners);
     let waived = |member: &LateMember| {
-        let of = |l: &&Listener| Some(&l.job) == member.job.as_ref() && l.connection == member.connection;
-        listeners.iter().find(of).is_some_and(|listener| {
+        let name = (member.job.as_deref().unwrap_or_default(), member.connection.as_str());
+        by_name.get(&name).is_some_and(|listener| {
             let window = Window::new(member.window_start, member.window_end, listener.zone);
             window.is_some_and(|window| listener.waivers.iter().any(|waiver| waiver.covers(&window)))
         })
@@ -90,18 +96,18 @@ pub(super) async fn end_waived(store: &RunStore, listeners: &[Listener]) -> Resu
 
 /// Windows that became late; returns whether there were any.
 pub(super) async fn late(store: &RunStore, listeners: &[Listener], back: Duration) -> Result<bool, StoreError> {
-    let asks = |listener: &Listener| {
-        Some((listener.job.clone(), listener.connection.clone(), listener.late_after?.as_secs_f64()))
-    };
-    let asked: Vec<(String, String, f64)> = listeners.iter().filter_map(asks).collect();
+    let asked: Vec<(&str, &str, f64)> = listeners
+        .iter()
+        .filter_map(|l| Some((l.job.as_str(), l.connection.as_str(), l.late_after?.as_secs_f64())))
+        .collect();
     if asked.is_empty() {
         return Ok(false);
     }
     let mut found = Vec::new();
-    for fire in store.late_fires(&asked, back).await? {
-        let Some(listener) = listeners.iter().find(|l| l.job == fire.job && l.connection == fire.connection) else {
-            continue;
-        };
+    let late = store.late_windows(&asked, back, true).await?;
+    let by_name = by_name(if late.is_empty() { &[] } else { listeners });
+    for fire in late {
+        let Some(listener) = by_name.get(&(fire.job.as_str(), fire.connection.as_str())) else { continue };
         let Some(window) = Window::new(fire.window_start, fire.window_end, listener.zone) else { continue };
         if !listener.waivers.iter().any(|waiver| waiver.covers(&window)) {
             found.extend(listener.alert.iter().map(|notice| late_joining(&fire, &window, listener, notice)));
@@ -110,7 +116,7 @@ pub(super) async fn late(store: &RunStore, listeners: &[Listener], back: Duratio
     join_new(store, found).await
 }
 
-fn late_joining(fire: &LateFire, window: &Window, listener: &Listener, notice: &Notice) -> Joining {
+fn late_joining(fire: &LateRow, window: &Window, listener: &Listener, notice: &Notice) -> Joining {
     let after = show_duration(listener.late_after.unwrap_or_default());
     let state = match (&fire.run_id, &fire.run_state) {
         (Some(run), Some(state)) => format!("run {} is {state}", super::step::short(*run)),
@@ -152,9 +158,9 @@ async fn join_new(store: &RunStore, found: Vec<Joining>) -> Result<bool, StoreEr
         return Ok(false);
     }
     let pairs: Vec<(String, String)> = found.iter().map(|j| (j.key.clone(), j.subject.clone())).collect();
-    let joined = store.joined(&pairs).await?;
-    let new: Vec<Joining> =
-        found.into_iter().filter(|j| !joined.iter().any(|(k, s)| *k == j.key && *s == j.subject)).collect();
+    let joined: HashSet<(String, String)> = store.joined(&pairs).await?.into_iter().collect();
+    let new = found.into_iter().zip(pairs).filter(|(_, pair)| !joined.contains(pair));
+    let new: Vec<Joining> = new.map(|(joining, _)| joining).collect();
     store.join_alerts(&new).await?;
     Ok(!new.is_empty())
 }

@@ -105,6 +105,10 @@ pub struct FailedRow {
 pub struct LateRow {
     /// Its series.
     pub series_id: i64,
+    /// Job name.
+    pub job: String,
+    /// Connection name.
+    pub connection: String,
     /// The instant.
     pub fire_at: DateTime<Utc>,
     /// Start of the window.
@@ -117,27 +121,6 @@ pub struct LateRow {
     pub run_state: Option<String>,
     /// It waits for a person.
     pub run_stuck: Option<bool>,
-}
-
-/// A window that is not held so long after its fire.
-#[derive(Clone, Debug, FromRow)]
-pub struct LateFire {
-    /// Its series.
-    pub series_id: i64,
-    /// Job name.
-    pub job: String,
-    /// Connection name.
-    pub connection: String,
-    /// The fire.
-    pub fire_at: DateTime<Utc>,
-    /// Start of its window.
-    pub window_start: DateTime<Utc>,
-    /// Open end.
-    pub window_end: DateTime<Utc>,
-    /// The newest run of the window.
-    pub run_id: Option<Uuid>,
-    /// Where that stands.
-    pub run_state: Option<String>,
 }
 
 /// A process that serves, or did.
@@ -165,9 +148,6 @@ pub struct WindowOf {
     /// Open end of the window.
     pub end: DateTime<Utc>,
 }
-
-/// How far back the ledger is looked at for what is late; what is older is for `coverage`.
-const LATE_DAYS: i32 = 30;
 
 impl RunStore {
     /// All series that are known.
@@ -242,77 +222,47 @@ impl RunStore {
         .map_err(doing("list the windows whose runs failed"))
     }
 
-    /// Instants of the ledger (30 days of it) whose windows are not held so many seconds after them, for each of these
-    /// series. What was skipped, paused or is stood for by a newer instant is not wanted, and so is not late.
-    pub async fn late_windows(&self, late_after: &[(i64, f64)]) -> Result<Vec<LateRow>, StoreError> {
-        sqlx::query_as(
-            "SELECT f.series_id, f.fire_at, f.window_start, f.window_end, newest.id AS run_id, newest.state AS run_state,
-                    newest.stuck AS run_stuck
-             FROM unnest($1::bigint[], $2::float8[]) AS asked (series_id, late_s)
-             CROSS JOIN LATERAL (
-                 SELECT * FROM fires
-                 WHERE fires.series_id = asked.series_id AND fires.fire_at > reportd_now() - make_interval(days => $3)
-                     AND fires.fire_at <= reportd_now() - make_interval(secs => asked.late_s) OFFSET 0
-             ) f LEFT JOIN LATERAL (
-                 SELECT NOT v.provisional OR v.archived_at >= f.fire_at AS final FROM revisions v
-                 WHERE v.series_id = f.series_id AND v.window_start = f.window_start AND v.window_end = f.window_end
-                 ORDER BY v.revision DESC LIMIT 1
-             ) held ON true LEFT JOIN LATERAL (
-                 SELECT n.id, n.state, n.blocked OR (n.state = 'submitting' AND n.lease_token IS NULL) AS stuck FROM runs n
-                 WHERE n.series_id = f.series_id AND n.window_start = f.window_start AND n.window_end = f.window_end
-                 ORDER BY (n.finished_at IS NULL) DESC, n.created_at DESC LIMIT 1
-             ) newest ON true
-             WHERE f.window_start IS NOT NULL AND NOT COALESCE(held.final, false)
-                 AND (f.outcome IN ('fired', 'missed') OR (f.outcome = 'covered' AND f.run_id IS NOT NULL))
-             ORDER BY f.series_id, f.fire_at",
-        )
-        .bind(late_after.iter().map(|(series, _)| *series).collect::<Vec<_>>())
-        .bind(late_after.iter().map(|(_, seconds)| *seconds).collect::<Vec<_>>())
-        .bind(LATE_DAYS)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing("look for windows that are late"))
-    }
-
-    /// Windows of these series that are not held so long after their fire, of fires at most `back` older than that. What was
-    /// skipped, paused or is stood for by a newer instant is not wanted; what was late before the series was first seen here
-    /// is nobody's breach.
-    pub async fn late_fires(
+    /// Instants of the ledger, at most `back` older than that, whose windows are not held so many seconds after them, for each of
+    /// these jobs at these connections. What was skipped, paused or is stood for by a newer instant is not wanted, and so is not
+    /// late. With `breaches` only what somebody is to be told of: of series in force, and nothing that was late before its
+    /// series was first seen here.
+    pub async fn late_windows(
         &self,
-        asked: &[(String, String, f64)],
+        late_after: &[(&str, &str, f64)],
         back: Duration,
-    ) -> Result<Vec<LateFire>, StoreError> {
+        breaches: bool,
+    ) -> Result<Vec<LateRow>, StoreError> {
         sqlx::query_as(
-            "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end,
-                    newest.id AS run_id, newest.state AS run_state
+            "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end, newest.id AS run_id,
+                    newest.state AS run_state, newest.stuck AS run_stuck
              FROM unnest($1::text[], $2::text[], $3::float8[]) AS asked (job, connection, late_s)
-             JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND s.in_force
+             JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND (s.in_force OR NOT $5)
              CROSS JOIN LATERAL (
                  SELECT * FROM fires
-                 WHERE fires.series_id = s.id
+                 WHERE fires.series_id = s.id AND fires.fire_at > reportd_now() - make_interval(secs => asked.late_s + $4)
                      AND fires.fire_at <= reportd_now() - make_interval(secs => asked.late_s)
-                     AND fires.fire_at > reportd_now() - make_interval(secs => asked.late_s + $4)
-                     AND fires.fire_at > s.first_seen_at - make_interval(secs => asked.late_s) OFFSET 0
+                     AND (NOT $5 OR fires.fire_at > s.first_seen_at - make_interval(secs => asked.late_s)) OFFSET 0
              ) f LEFT JOIN LATERAL (
                  SELECT NOT v.provisional OR v.archived_at >= f.fire_at AS final FROM revisions v
                  WHERE v.series_id = s.id AND v.window_start = f.window_start AND v.window_end = f.window_end
                  ORDER BY v.revision DESC LIMIT 1
              ) held ON true LEFT JOIN LATERAL (
-                 SELECT n.id, n.state FROM runs n
+                 SELECT n.id, n.state, n.blocked OR (n.state = 'submitting' AND n.lease_token IS NULL) AS stuck FROM runs n
                  WHERE n.series_id = s.id AND n.window_start = f.window_start AND n.window_end = f.window_end
                  ORDER BY (n.finished_at IS NULL) DESC, n.created_at DESC LIMIT 1
              ) newest ON true
              WHERE f.window_start IS NOT NULL AND NOT COALESCE(held.final, false)
                  AND (f.outcome IN ('fired', 'missed') OR (f.outcome = 'covered' AND f.run_id IS NOT NULL))
-             ORDER BY f.fire_at, s.id",
+             ORDER BY s.id, f.fire_at",
         )
-        .bind(asked.iter().map(|(job, _, _)| job.clone()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(_, connection, _)| connection.clone()).collect::<Vec<_>>())
-        .bind(asked.iter().map(|(_, _, late_s)| *late_s).collect::<Vec<_>>())
+        .bind(late_after.iter().map(|(job, _, _)| *job).collect::<Vec<_>>())
+        .bind(late_after.iter().map(|(_, connection, _)| *connection).collect::<Vec<_>>())
+        .bind(late_after.iter().map(|(_, _, seconds)| *seconds).collect::<Vec<_>>())
         .bind(back.as_secs_f64())
+        .bind(breaches)
         .fetch_all(&self.pool)
         .await
-        .map_err(doing("look for windows that became late"))
+        .map_err(doing("look for windows that are late"))
     }
 
     /// Which of these windows are neither held nor worked on.

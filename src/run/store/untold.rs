@@ -26,7 +26,7 @@ pub struct Untold {
 
 /// What telling of a run comes to.
 #[derive(Clone, Debug, Default)]
-pub struct Telling {
+pub struct Told {
     /// Notices of its own.
     pub deliveries: Vec<NewDelivery>,
     /// Alerts that it joins.
@@ -53,7 +53,7 @@ impl RunStore {
         &self,
         only: Option<&[Uuid]>,
         limit: i64,
-        tell: impl Fn(&Untold) -> Telling + Send,
+        tell: impl Fn(&Untold) -> Told + Send,
     ) -> Result<usize, StoreError> {
         let what = "tell of runs";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
@@ -71,7 +71,7 @@ impl RunStore {
         if untold.is_empty() {
             return Ok(0);
         }
-        let mut all = Telling::default();
+        let mut all = Told::default();
         for one in &untold {
             let told = tell(one);
             all.deliveries.extend(told.deliveries);
