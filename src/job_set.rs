@@ -13,7 +13,7 @@ use crate::connection::Connection;
 use crate::fire::decide::first_cursor;
 use crate::fire::rule::{Rule, Rules};
 use crate::job::load::{FileText, Jobs, compile_all};
-use crate::job::{Defaults, Job, Series};
+use crate::job::{Defaults, Job, Series, series_name};
 use crate::run::store::job_set::{Applying, JobSet, KnownSeries, SeriesChange, SetFile};
 use crate::run::store::{RunStore, StoreError};
 
@@ -30,12 +30,14 @@ pub struct Applied {
     pub removed: Vec<String>,
     /// Jobs whose file has errors, and whose last good version stays.
     pub kept: Vec<String>,
+    /// Series that fire no more although their job's file stays: the config has no such connection for them.
+    pub left_out: Vec<String>,
 }
 
 impl Applied {
     /// Whether nothing was changed.
     pub fn is_unchanged(&self) -> bool {
-        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty()
+        self.added.is_empty() && self.changed.is_empty() && self.removed.is_empty() && self.left_out.is_empty()
     }
 }
 
@@ -86,20 +88,25 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs) -> Result<
         let list = if applying.files.contains_key(&file.job) { &mut changed } else { &mut added };
         list.push(file.job.clone());
     }
-    for (change, job) in &series {
+    let mut left_out = Vec::new();
+    for (change, job, connection) in &series {
         // A series may change with its connection alone.
         if change.in_force && !added.contains(job) && !changed.contains(job) {
             changed.push(job.clone());
         }
+        if !change.in_force && !removed.contains(job) {
+            left_out.push(series_name(job, connection));
+        }
     }
-    let mut applied = Applied { version: applying.version, added, changed, removed, kept };
+    let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
         // History that a former name still had, since its run was live at the change, has moved all the same.
         applying.unchanged().await?;
         return Ok(applied);
     }
-    let series: Vec<SeriesChange> = series.into_iter().map(|(change, _)| change).collect();
+    let series: Vec<SeriesChange> = series.into_iter().map(|(change, ..)| change).collect();
     applied.version = applying.finish(&put, &applied.removed, &series).await?;
+    crate::crash::point("set-applied");
     Ok(applied)
 }
 
@@ -127,13 +134,13 @@ fn changed_files(texts: &[FileText], good: &HashMap<&str, &Job>, known: &HashMap
     put
 }
 
-/// What becomes of each series, with its job's name; those that stay as they are are left out.
+/// What becomes of each series, with its job's and its connection's name; those that stay as they are are left out.
 async fn changed_series(
     applying: &mut Applying<'_>,
     good: &HashMap<&str, &Job>,
     seen: &HashSet<&str>,
     kept: &[String],
-) -> Result<Vec<(SeriesChange, String)>, StoreError> {
+) -> Result<Vec<(SeriesChange, String, String)>, StoreError> {
     let mut wanted: HashMap<(&str, &str), (&Job, &Series)> = HashMap::new();
     for job in good.values() {
         // A former name that is a job again is no former name.
@@ -189,7 +196,7 @@ async fn changed_series(
             rule: is_new_rule.then_some(json),
             next_at: job.and_then(|_| rules.next(cursor)).map(|(fire_at, _)| fire_at),
         };
-        (change, row.job.clone())
+        (change, row.job.clone(), row.connection.clone())
     };
     Ok(changing.into_iter().map(change).collect())
 }

@@ -11,7 +11,7 @@ use crate::connection::Connection;
 use crate::job::notice::file::TriggerWord;
 use crate::job::resolve::{self, Mailing};
 use crate::job::{Job, Series};
-use crate::request::{FileType, OnUnknown, Request, Shape, Vendor};
+use crate::request::{FileType, Request, Shape, Vendor};
 use crate::run::store::StoreError;
 use crate::run::store::operator::PastCreates;
 use crate::run::{Run, State, Trigger};
@@ -51,7 +51,7 @@ where
 {
     worker.check_bond().await?;
     let old: Option<Request> = serde_json::from_value(run.request.clone()).ok();
-    let repeatable = old.is_some_and(|r| r.shape.may_repeat() || r.on_unknown == OnUnknown::Resubmit);
+    let repeatable = old.is_some_and(|r| r.may_repeat());
     match worker.store.past_creates(run).await? {
         PastCreates::Alive(attempt) => {
             worker.store.retry_ticket(run, attempt).await?;

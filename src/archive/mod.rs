@@ -262,22 +262,6 @@ impl Archive {
         newest.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    /// The newest revision in each of these windows' folders that holds one, with the folder's place in the list. One look at
-    /// each, off the async threads: lists are long.
-    pub async fn newest_revisions(&self, window_folders: Vec<String>) -> Result<Vec<(usize, i32)>, ArchiveError> {
-        let root = self.root.clone();
-        let found = tokio::task::spawn_blocking(move || {
-            let mut found = Vec::new();
-            for (place, folder) in window_folders.iter().enumerate() {
-                if let Some(newest) = newest_in(&root.join(folder))? {
-                    found.push((place, newest));
-                }
-            }
-            Ok(found)
-        });
-        found.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-    }
-
     /// The keys of all manifests, sorted.
     pub async fn manifest_keys(&self) -> Result<Vec<String>, ArchiveError> {
         let root = self.root.clone();

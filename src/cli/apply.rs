@@ -20,6 +20,7 @@ struct Line<'a> {
     added: &'a [String],
     changed: &'a [String],
     removed: &'a [String],
+    left_out: &'a [String],
 }
 
 impl From<ApplyError> for Failure {
@@ -54,10 +55,16 @@ fn tell(cx: &Cx, applied: &Applied) {
             added: &applied.added,
             changed: &applied.changed,
             removed: &applied.removed,
+            left_out: &applied.left_out,
         });
         return;
     }
-    for (word, jobs) in [("added", &applied.added), ("changed", &applied.changed), ("removed", &applied.removed)] {
+    for (word, jobs) in [
+        ("added", &applied.added),
+        ("changed", &applied.changed),
+        ("removed", &applied.removed),
+        ("out of force, because the config has no such connection for them", &applied.left_out),
+    ] {
         if !jobs.is_empty() {
             let more = jobs.len().saturating_sub(SHOWN);
             let more = if more > 0 { format!(" and {more} more") } else { String::new() };

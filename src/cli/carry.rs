@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+use super::coverage::words::counted;
 use super::progress::Board;
 use super::text::size;
 use super::{Cx, Exit, Failure, note, say, say_json};
@@ -88,14 +89,14 @@ pub(super) async fn deliver(app: &App, outcomes: &[Outcome], stop: &Cancellation
     if let Ok((_, lost @ 1..)) = told {
         note(&format!(
             "reportd: {} did not go out: `reportd deliveries` says why",
-            super::coverage::words::counted(usize::try_from(lost).unwrap_or(0), "notice")
+            counted(usize::try_from(lost).unwrap_or(0), "notice")
         ));
     }
     match told {
         Ok((0, _)) => {}
         Ok((left, _)) => note(&format!(
             "reportd: {} still to be sent: `reportd deliveries` says why; `reportd serve` goes on with it",
-            super::coverage::words::counted(usize::try_from(left).unwrap_or(0), "notice")
+            counted(usize::try_from(left).unwrap_or(0), "notice")
         )),
         Err(error) => {
             note(&format!("reportd: the runs' notices wait for `reportd serve`: {}", crate::telemetry::Chain(&error)));
@@ -122,10 +123,10 @@ pub(super) fn refuse_mail(files: &Files, fires: &[Planned]) -> Result<(), Failur
     let loud: Vec<&Planned> = fires.iter().filter(|f| f.vendor == Vendor::Bik && !quiet(f)).collect();
     let Some(first) = loud.first() else { return Ok(()) };
     Err(Failure::Usage(format!(
-        "BIK sends every report it makes by mail: this would be {} reports and {} mails. Set quiet_emails on connection \
+        "BIK sends every report it makes by mail: this would be {} and {}. Set quiet_emails on connection \
          {} (your own mailbox, used by runs that no schedule made), or say --mail",
-        loud.len(),
-        mails(loud.iter().copied()),
+        counted(loud.len(), "report"),
+        counted(mails(loud.iter().copied()), "mail"),
         first.connection
     )))
 }

@@ -74,9 +74,15 @@ impl Deliveries {
             state: self.state.map(State::as_str),
             limit: i64::from(self.limit),
         };
-        let (db, store) = cx.database(&cx.settings()?).await?;
+        let files = cx.files_whose_config_is_good()?;
+        let (db, store) = cx.database(&files.settings).await?;
         let rows = store.deliveries(&filter).await;
+        let known = match &self.selection {
+            Some(selection) => super::runs::known(&files, &store, selection).await,
+            None => Ok(()),
+        };
         db.close().await;
+        known?;
         let rows = rows?;
         if cx.json() {
             for row in &rows {

@@ -9,7 +9,7 @@ use clap::Args;
 use uuid::Uuid;
 
 use super::carry::{Carrying, Waiting, carry_all, deliver, mails, refuse_mail, report, stop_on_signal, worst};
-use super::coverage::{Dates, note_clipped, words};
+use super::coverage::{Dates, note_clipped, too_many, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Files, Selection};
@@ -73,16 +73,19 @@ impl Fill {
         } else {
             app.worker.check_bond().await?;
         }
-        let Looked { parts, attached, windows: looked_at, for_a_person } = self.parts(app, files, span).await?;
+        app.worker.check_manifests().await?;
+        let Looked { parts, attached, windows: looked_at, mut undone } = self.parts(app, files, span).await?;
         if parts.is_empty() && (attached.is_empty() || self.dry_run) {
-            let line = format!("nothing to fill: {looked_at} windows looked at, and no gap that a run could close");
+            let line = format!(
+                "nothing to fill: {} looked at, and no gap that a run could close",
+                words::counted(looked_at, "window")
+            );
             if cx.json() {
                 note(&format!("reportd: {line}"));
             } else {
                 say(&line);
             }
-            // What only a person can end is not done.
-            return Ok(if for_a_person { Exit::Held } else { Exit::Done });
+            return Ok(worst(&undone));
         }
         if !parts.is_empty() {
             self.announce(app, files, &parts).await?;
@@ -98,7 +101,11 @@ impl Fill {
             for fire in &fires {
                 if cx.json() { say_json(&PlanView::of(fire)) } else { say(&super::plan::lines(fire)) }
             }
-            return Ok(if fires.iter().all(|f| f.request.is_some()) { Exit::Done } else { Exit::Usage });
+            if !fires.iter().all(|fire| fire.request.is_some()) {
+                undone.push(Exit::Usage);
+            }
+            undone.retain(|exit| *exit == Exit::Usage);
+            return Ok(worst(&undone));
         }
         if !self.mail {
             refuse_mail(files, &fires)?;
@@ -106,7 +113,7 @@ impl Fill {
         app.worker.archive.check_usable().await?;
         fires.extend(attached);
         let carrying = Carrying { trigger: Trigger::Fill, again: false, until: self.waiting.until() };
-        let mut exits = Vec::new();
+        let mut exits = undone;
         let mut outcomes = Vec::new();
         let stop = stop_on_signal();
         for result in carry_all(app, &fires, carrying, &stop).await {
@@ -137,8 +144,14 @@ impl Fill {
             let ids: Vec<i64> = calendars.iter().flat_map(|calendar| calendar.ids.iter().copied()).collect();
             let by_hand: HashSet<Uuid> = app.worker.store.by_hand_of(&ids).await?.into_iter().collect();
             for mut calendar in calendars {
+                if let Some(failure) = too_many(&calendar) {
+                    looked.undone.push(failure.complain());
+                    continue;
+                }
                 looked.windows += calendar.cells.len();
-                looked.for_a_person |= calendar.cells.iter().any(|cell| cell.state == State::NeedsYou);
+                if calendar.cells.iter().any(|cell| cell.state == State::NeedsYou) {
+                    looked.undone.push(Exit::Held);
+                }
                 left.extend(self.leave_doubtful(app, &mut calendar, &mut looked).await?);
                 // An earlier fill that was interrupted: its runs are carried on, as `run-job` does.
                 let (ours, others): (Vec<Cell>, Vec<Cell>) =
@@ -179,7 +192,7 @@ impl Fill {
         let found: Vec<(String, Uuid)> =
             calendar.cells.iter().filter_map(|cell| Some((cell.window.label(), of(cell)?))).collect();
         let Some((label, run)) = found.first() else { return Ok(None) };
-        looked.for_a_person = true;
+        looked.undone.push(Exit::Held);
         let run = crate::worker::step::short(*run);
         let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
         let line = format!(
@@ -291,8 +304,8 @@ struct Looked {
     attached: Vec<Planned>,
     /// Windows looked at.
     windows: usize,
-    /// Some wait for a person.
-    for_a_person: bool,
+    /// What is not done whatever becomes of the rest: what only a person can end, or say more exactly.
+    undone: Vec<Exit>,
 }
 
 /// Stretches of windows that are named for one series.

@@ -132,12 +132,16 @@ impl RunJob {
             )));
         };
         // Whatever --at says: of days to come a vendor has no report, and what it answers would be held as theirs.
-        if window.end() > fire_at.min(cx.clock.now()) && !self.dry_run {
-            return Err(Failure::Usage(format!(
+        if window.end() > fire_at.min(cx.clock.now()) {
+            let why = format!(
                 "the window {} is not over yet (it ends at {}): use --window today or month_to_date for what there is so far",
                 window.label(),
                 window.end_rfc3339()
-            )));
+            );
+            if !self.dry_run {
+                return Err(Failure::Usage(why));
+            }
+            note(&format!("reportd: it would be refused: {why}"));
         }
         let parts = match self.each {
             None => return Ok(vec![planned(job, series, connection, fire_at, Some(Covering::Rule(rule)), mailing)]),

@@ -2,13 +2,16 @@
 
 use std::collections::HashMap;
 
+use chrono_tz::Tz;
 use clap::Args;
 use comfy_table::Table;
 use comfy_table::presets::NOTHING;
 
 use super::text::{local, size};
 use super::{Cx, Exit, Failure, progress, say, say_json, text};
-use crate::app::{App, ArchiveUse, Selection};
+use crate::app::{App, ArchiveUse, Files, Selection};
+use crate::run::store::RunStore;
+use crate::run::store::ledger::SeriesRow;
 use crate::run::store::query::Filter;
 use crate::run::store::revision::ArtifactRow;
 use crate::run::{Run, State};
@@ -22,7 +25,7 @@ pub(super) struct Runs {
     /// Only runs in this state
     #[arg(long, value_name = "S")]
     state: Option<State>,
-    /// Only runs made at or after this instant (RFC 3339, or local time in UTC)
+    /// Only runs made at or after this instant (RFC 3339, or local time in the series' zone; in UTC where no job is named)
     #[arg(long, value_name = "T")]
     since: Option<String>,
     /// At most so many
@@ -46,8 +49,13 @@ pub(super) async fn files_of(app: &App, run: &Run) -> Result<Vec<ArtifactRow>, F
 
 impl Runs {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
+        let files = cx.files_whose_config_is_good()?;
         let since = match &self.since {
-            Some(text) => Some(text::instant(Some(text), chrono_tz::UTC, &cx.clock).map_err(Failure::Usage)?),
+            Some(text) => {
+                let zone = self.selection.as_ref().and_then(|selection| zone_of(&files, selection));
+                let zone = zone.unwrap_or(chrono_tz::UTC);
+                Some(text::instant(Some(text), zone, &cx.clock).map_err(Failure::Usage)?)
+            }
             None => None,
         };
         let filter = Filter {
@@ -57,11 +65,32 @@ impl Runs {
             since,
             limit: i64::from(self.limit),
         };
-        let app = cx.app(&cx.settings()?, ArchiveUse::Reads).await?;
+        let app = cx.app(&files.settings, ArchiveUse::Reads).await?;
         let result = list(cx, &app, &filter).await;
+        let known = match &self.selection {
+            Some(selection) => known(&files, &app.worker.store, selection).await,
+            None => Ok(()),
+        };
         app.close().await;
+        known?;
         result
     }
+}
+
+/// The zone in which a person reads the times of what he names.
+fn zone_of(files: &Files, selection: &Selection) -> Option<Tz> {
+    files.series(Some(selection)).ok()?.first().map(|(_, series, _)| series.zone)
+}
+
+/// What a person names is in the job files, or the database knows it: a mistyped name is told, and has no history.
+pub(super) async fn known(files: &Files, store: &RunStore, selection: &Selection) -> Result<(), Failure> {
+    let Err(message) = files.series(Some(selection)) else { return Ok(()) };
+    let rows = store.series_of_job(&selection.job).await?;
+    let named = |row: &SeriesRow| selection.connection.as_ref().is_none_or(|name| *name == row.connection);
+    if rows.iter().any(named) || !files.errors_of(Some(&selection.job)).is_empty() {
+        return Ok(());
+    }
+    Err(Failure::Usage(message))
 }
 
 async fn list(cx: &Cx, app: &App, filter: &Filter) -> Result<Exit, Failure> {

@@ -1,7 +1,7 @@
 //! Reads what is known of many series at once, and puts the calendars together. It writes nothing.
 //!
-//! Some statements for a whole batch of series, never one for each. Before anything is said the archive's folders are looked
-//! at: a window that the archive holds and the database does not know stops the look, because `fill` would fetch it again.
+//! Some statements for a whole batch of series, never one for each. Whoever looks has made sure before that the database knows
+//! all that the archive holds (`Worker::check_manifests`): `fill` would fetch the rest again.
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -14,7 +14,6 @@ use super::Span;
 use super::cell::{Cell, Facts, State, Today, cells, held_cells};
 use super::verify::{Checked, hash};
 use super::wanted::{Expectation, TooMany, Wanted};
-use crate::archive::window_folder;
 use crate::connection::Connection;
 use crate::fire::rule::{Rule, Rules};
 use crate::job::resolve::Mailing;
@@ -68,6 +67,8 @@ pub struct Calendar<'a> {
     pub damage: Vec<(Window, String)>,
     /// What was hashed.
     pub checked: Checked,
+    /// More windows than are looked at, so that none is here.
+    pub too_many: Option<TooMany>,
 }
 
 impl Calendar<'_> {
@@ -91,14 +92,6 @@ pub enum LookError {
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Too much was asked for.
-    #[error("{series}: {source}")]
-    TooMany {
-        /// Of which series.
-        series: String,
-        /// How much.
-        source: TooMany,
-    },
     /// A newer reportd wrote the rules.
     #[error("read the stored rules of {series}: {why}; this reportd may be older than the one that wrote them")]
     Rules {
@@ -115,6 +108,7 @@ struct Begun<'a> {
     rows: Vec<SeriesRow>,
     scheduled: bool,
     wanted: Vec<Wanted>,
+    too_many: Option<TooMany>,
     facts: Facts,
 }
 
@@ -124,7 +118,6 @@ impl<'a> Look<'a> {
         let mut begun = self.begin(chosen).await?;
         self.read(&mut begun).await?;
         let mut calendars: Vec<Calendar<'a>> = begun.into_iter().map(|one| self.calendar(one)).collect();
-        self.refuse_strangers(&calendars).await?;
         if self.verify {
             for calendar in &mut calendars {
                 hash(self.worker, calendar).await?;
@@ -172,9 +165,13 @@ impl<'a> Look<'a> {
                 delay: TimeDelta::from_std(job.policy.delay).unwrap_or(TimeDelta::MAX),
                 now: self.now,
             };
-            let wanted = expectation.windows().map_err(|source| LookError::TooMany { series: named(), source })?;
+            let (wanted, too_many) = match expectation.windows() {
+                Ok(wanted) => (wanted, None),
+                Err(too_many) => (Vec::new(), Some(too_many)),
+            };
             let scheduled = expectation.is_scheduled();
-            begun.push(Begun { chosen: (job, series, connection), rows, scheduled, wanted, facts: Facts::default() });
+            let chosen = (job, series, connection);
+            begun.push(Begun { chosen, rows, scheduled, wanted, too_many, facts: Facts::default() });
         }
         Ok(begun)
     }
@@ -224,7 +221,7 @@ impl<'a> Look<'a> {
     }
 
     fn calendar(&self, one: Begun<'a>) -> Calendar<'a> {
-        let Begun { chosen: (job, series, connection), rows, scheduled, wanted, mut facts } = one;
+        let Begun { chosen: (job, series, connection), rows, scheduled, wanted, too_many, mut facts } = one;
         // What is asked depends on the window by its zone alone.
         let hashes: RefCell<HashMap<Tz, String>> = RefCell::default();
         let content_hash = |window: &Window| {
@@ -258,47 +255,8 @@ impl<'a> Look<'a> {
             besides,
             damage: Vec::new(),
             checked: Checked::default(),
+            too_many,
         }
-    }
-
-    /// No window that the database does not know as held is in the archive, but for one that a live run is about to adopt.
-    async fn refuse_strangers(&self, calendars: &[Calendar<'a>]) -> Result<(), OpenError> {
-        if !self.worker.archive.is_there() {
-            return Ok(());
-        }
-        let mut places = Vec::new();
-        let mut folders = Vec::new();
-        for (n, calendar) in calendars.iter().enumerate() {
-            for cell in calendar.cells.iter().filter(|cell| cell.held.is_none()) {
-                for name in self.names_of(calendar.job) {
-                    places.push((n, cell.window.label()));
-                    folders.push(window_folder(name, &calendar.connection.name, &cell.window));
-                }
-            }
-        }
-        let found = self.worker.archive.newest_revisions(folders.clone()).await?;
-        // A folder may be known by another window of its name: a job's zone was changed.
-        let of = |(place, _): &(usize, i32)| {
-            let (n, label) = &places[*place];
-            calendars[*n].ids.iter().map(move |id| (*id, label.as_str()))
-        };
-        let asked: Vec<(i64, &str)> = found.iter().flat_map(of).collect();
-        let mut known: HashMap<(i64, String), i32> = HashMap::new();
-        for (series, label, revision) in self.worker.store.newest_in_folders(&asked).await? {
-            known.insert((series, label), revision);
-        }
-        for (place, newest) in found {
-            let (n, label) = &places[place];
-            let ids = &calendars[*n].ids;
-            if ids.iter().any(|id| known.get(&(*id, label.clone())).is_some_and(|known| *known >= newest)) {
-                continue;
-            }
-            if let Some(folder) = self.worker.stranger_in(&folders[place], ids, label).await? {
-                let what = format!("the archive holds {folder}, which the database does not know");
-                return Err(OpenError::Strangers(what));
-            }
-        }
-        Ok(())
     }
 }
 

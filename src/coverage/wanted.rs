@@ -1,7 +1,8 @@
 //! Rules x time -> the windows that are wanted. Pure.
 //!
-//! A window is wanted when an instant that has come names it. Each counts once, for the first instant that names it. How
-//! many instants are looked at is bounded: a schedule of every minute since 2000 is refused, not computed.
+//! A window is wanted when an instant that has come names it, or when none does only because the rule was changed at a moment
+//! between two. Each counts once, for the first instant that names it. How many instants are looked at is bounded: a schedule of
+//! every minute since 2000 is refused, not computed.
 
 use std::collections::HashSet;
 
@@ -69,9 +70,15 @@ impl Expectation<'_> {
         let mut seen = HashSet::new();
         let mut wanted = Vec::new();
         let mut looked_at = 0;
+        // The end of the latest window that a schedule has named so far.
+        let mut named_to: Option<DateTime<Utc>> = None;
         for (from, until, rule) in self.rules.stretches() {
             let Some(floor) = self.floor(rule) else { continue };
             let Some(schedule) = &rule.schedule else { continue };
+            if from > DateTime::<Utc>::MIN_UTC {
+                let forgotten = self.forgotten(rule, named_to.unwrap_or(floor).max(floor), from)?;
+                wanted.extend(forgotten.into_iter().filter(|one| seen.insert((one.window.start(), one.window.end()))));
+            }
             // The version is in force at the very instant at which it begins.
             let begin = floor.max(from.checked_sub_signed(TimeDelta::nanoseconds(1)).unwrap_or(from));
             let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
@@ -81,25 +88,55 @@ impl Expectation<'_> {
                     return Err(TooMany((begin + TimeDelta::seconds(1)).with_timezone(&rule.zone).date_naive()));
                 }
                 let Some(window) = rule.window_at(fire_at) else { continue };
+                named_to = named_to.max(Some(window.end()));
                 // Windows of one rule never go back in time, so the first one past the end is the last to look at.
                 if end.is_some_and(|end| window.start() >= end) {
                     break;
                 }
                 if self.is_asked_for(&window, fire_at) && seen.insert((window.start(), window.end())) {
-                    wanted.push(Wanted {
-                        window,
-                        fire_at,
-                        provisional: rule.provisional(),
-                        paused: rule.paused.is_some(),
-                        ripe: window.end().checked_add_signed(self.delay).is_some_and(|ripe| ripe <= self.now),
-                    });
+                    wanted.push(self.wanted(window, fire_at, rule));
                 }
                 if is_fixed(rule) {
                     break;
                 }
             }
         }
+        wanted.sort_by_key(|one| one.fire_at);
         Ok(wanted)
+    }
+
+    fn wanted(&self, window: Window, fire_at: DateTime<Utc>, rule: &Rule) -> Wanted {
+        Wanted {
+            window,
+            fire_at,
+            provisional: rule.provisional(),
+            paused: rule.paused.is_some(),
+            ripe: window.end().checked_add_signed(self.delay).is_some_and(|ripe| ripe <= self.now),
+        }
+    }
+
+    /// Windows that no instant names because the rule was changed, or its file was away: a cron that is moved from 08:30 to 06:30
+    /// at 07:00 names that day neither way. They lie between the last window that was named before, which ended at `named_to`,
+    /// and the first one that this version names; it names them by the instants that it would have had.
+    fn forgotten(&self, rule: &Rule, named_to: DateTime<Utc>, from: DateTime<Utc>) -> Result<Vec<Wanted>, TooMany> {
+        let Some(schedule) = rule.schedule.as_ref().filter(|_| !is_fixed(rule) && !rule.provisional()) else {
+            return Ok(Vec::new());
+        };
+        let first = schedule.next(from - TimeDelta::nanoseconds(1)).and_then(|fire| rule.window_at(fire));
+        let until = first.map_or(from, |window| window.start());
+        let mut windows = Vec::new();
+        let fires = std::iter::successors(schedule.next(named_to), |fire| schedule.next(*fire));
+        for (looked_at, fire_at) in fires.take_while(|fire| *fire < from && *fire <= self.now).enumerate() {
+            if looked_at == MOST {
+                return Err(TooMany(named_to.with_timezone(&rule.zone).date_naive()));
+            }
+            let Some(window) = rule.window_at(fire_at) else { continue };
+            let between = window.start() >= named_to && window.end() <= until;
+            if between && self.is_asked_for(&window, fire_at) {
+                windows.push(self.wanted(window, fire_at, rule));
+            }
+        }
+        Ok(windows)
     }
 
     /// Instants up to here need not be looked at under this rule; `None` = nothing says where wanting begins.
@@ -249,6 +286,54 @@ mod tests {
             labels(&today).last().map(String::as_str),
             Some("2026-11-09"),
             "the new version names this very noon"
+        );
+    }
+
+    #[test]
+    fn a_day_that_a_change_left_without_an_instant_is_wanted_all_the_same() {
+        let daily = |cron| rule(cron, "yesterday", Tz::UTC);
+        let change =
+            |versions: Vec<(&str, Rule)>| Rules::new(versions.into_iter().map(|(at, r)| (utc(at), r)).collect());
+        let at = |rules: &Rules, since: &str| labels(&Expectation { since: date(since), ..expectation(rules) });
+        // Moved from 08:30 to 06:30 at 07:00 of the 10th: the 9th has neither instant.
+        let earlier = [("2026-10-01T00:00:00Z", daily("30 8 * * *")), ("2026-11-10T07:00:00Z", daily("30 6 * * *"))];
+        assert_eq!(at(&change(earlier.to_vec()), "2026-11-07"), ["2026-11-07", "2026-11-08", "2026-11-09"]);
+        let later = [("2026-10-01T00:00:00Z", daily("30 6 * * *")), ("2026-11-10T07:00:00Z", daily("30 8 * * *"))];
+        assert_eq!(at(&change(later.to_vec()), "2026-11-08"), ["2026-11-08", "2026-11-09"]);
+        // The file was away from the 3rd to the 6th.
+        let away = [
+            ("2026-10-01T00:00:00Z", daily("30 6 * * *")),
+            ("2026-11-03T12:00:00Z", daily("30 6 * * *").removed()),
+            ("2026-11-06T12:00:00Z", daily("30 6 * * *")),
+        ];
+        let rules = change(away.to_vec());
+        assert_eq!(at(&rules, "2026-11-01").len(), 9, "{:?}", at(&rules, "2026-11-01"));
+        let asked = Span { from: date("2026-11-04"), to: date("2026-11-04") };
+        assert_eq!(labels(&Expectation { span: asked, ..expectation(&rules) }), ["2026-11-04"]);
+        // It had no schedule at first, and `since` reaches back behind that.
+        let late =
+            [("2026-11-08T00:00:00Z", daily("30 6 * * *").removed()), ("2026-11-09T12:00:00Z", daily("30 6 * * *"))];
+        assert_eq!(at(&change(late.to_vec()), "2026-11-05").len(), 5);
+        // What was named by weeks, or was never to be named, is no hole.
+        let weekly = rule("0 6 * * MON", "previous_week", Tz::UTC);
+        let weeks = [("2026-10-01T00:00:00Z", weekly), ("2026-11-09T12:00:00Z", daily("30 6 * * *"))];
+        assert_eq!(at(&change(weeks.to_vec()), "2026-11-02"), ["2026-11-02--2026-11-08", "2026-11-09"]);
+        let weekdays =
+            [("2026-10-01T00:00:00Z", daily("30 6 * * MON-FRI")), ("2026-11-05T12:00:00Z", daily("30 6 * * *"))];
+        let named = at(&change(weekdays.to_vec()), "2026-10-30");
+        assert_eq!(
+            named,
+            [
+                "2026-11-01",
+                "2026-11-02",
+                "2026-11-03",
+                "2026-11-04",
+                "2026-11-05",
+                "2026-11-06",
+                "2026-11-07",
+                "2026-11-08",
+                "2026-11-09"
+            ]
         );
     }
 

@@ -8,7 +8,7 @@ use rustix::fs::{Access, access, statvfs};
 use super::{Check, Ground, LIMIT, within};
 use crate::archive::{Archive, refuse_foreign};
 use crate::artifact::size;
-use crate::run::store::Instance;
+use crate::run::store::{Instance, RunStore};
 use crate::status::gather::archive_trouble;
 use crate::telemetry::Chain;
 
@@ -20,19 +20,20 @@ const ROOM: u64 = 1024 * 1024 * 1024;
 const NO_ROOM: &str = "make room, or move the archive and correct `archive` in the config";
 
 pub(super) async fn check(ground: &Ground) -> Check {
-    let instance = ground.database().await.instance();
+    let database = ground.database().await;
+    let known = database.instance().zip(database.store());
     let root = &ground.files.settings.archive;
     let late = |message: String| {
         Check::bad(NAME, Some(root.display().to_string()), &message, "look at the disk or share that it is on")
     };
-    within(LIMIT, look(root, instance), late).await
+    within(LIMIT, look(root, known), late).await
 }
 
-async fn look(root: &Path, instance: Option<&Instance>) -> Check {
+async fn look(root: &Path, known: Option<(&Instance, &RunStore)>) -> Check {
     let place = root.display().to_string();
     let bad = |message: &str, action: &str| Check::bad(NAME, Some(place.clone()), message, action);
-    if let Some(instance) = instance
-        && let Some((message, action)) = archive_trouble(root, instance).await
+    if let Some((instance, store)) = known
+        && let Some((message, action)) = archive_trouble(root, instance, store).await
     {
         return bad(&message, &action);
     }
@@ -56,7 +57,7 @@ async fn look(root: &Path, instance: Option<&Instance>) -> Check {
         Ok(Err(message)) => return bad(&message, "give it another place in the config (`archive`), or mend that one"),
         Err(error) => return bad(&Chain(&error).to_string(), "report this: it is a fault of reportd"),
     };
-    let whose = if instance.is_some() { "the database's" } else { "not compared with a database" };
+    let whose = if known.is_some() { "the database's" } else { "not compared with a database" };
     judge(&place, there, room, whose)
 }
 

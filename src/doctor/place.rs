@@ -1,15 +1,10 @@
 //! The mail server, asked for nothing but a greeting, a login and a NOOP; and the processes that serve.
 
-use chrono::TimeDelta;
-
 use super::{Check, Ground, LIMIT, within};
 use crate::delivery::email::{Mail, Mailer};
 use crate::fire::span;
 use crate::run::store::{RunStore, StoreError};
 use crate::telemetry::Chain;
-
-/// A process that was not seen for longer is gone.
-const SEEN: TimeDelta = TimeDelta::seconds(60);
 
 pub(super) async fn mail(ground: &Ground, mail: &Mail) -> Check {
     let place = format!("{}:{}", mail.server.host, mail.server.port);
@@ -41,7 +36,7 @@ pub(super) async fn service(ground: &Ground) -> Check {
 async fn look(store: &RunStore) -> Result<Check, StoreError> {
     let (now, replicas) = (store.now().await?, store.replicas().await?);
     let in_force = store.all_series().await?.iter().filter(|row| row.in_force).count();
-    let there: Vec<_> = replicas.iter().filter(|replica| now - replica.seen_at <= SEEN).collect();
+    let there: Vec<_> = replicas.iter().filter(|replica| replica.serves(now)).collect();
     let passed = there.iter().filter_map(|replica| replica.passed_at).max();
     if let Some((replica, trouble)) = there.iter().find_map(|replica| Some((replica, replica.trouble.as_ref()?))) {
         let message = format!("{} says: {trouble}", replica.who);

@@ -17,7 +17,7 @@ pub const PAGE: usize = 31;
 pub const MOST: usize = 500;
 
 /// An instant that is decided later than this counts as caught up.
-const IN_TIME: TimeDelta = TimeDelta::seconds(60);
+pub const IN_TIME: TimeDelta = TimeDelta::seconds(60);
 
 /// The built-in `catch_up`, unless one period is longer.
 const WEEK: TimeDelta = TimeDelta::days(7);
@@ -136,7 +136,8 @@ pub fn decide<'a>(facts: &Facts<'a>, now: DateTime<Utc>) -> Pass<'a> {
         pass.cursor = fire_at;
     }
     if facts.catch_up == Some(CatchUp::Latest) {
-        keep_newest(&mut pass.decisions, full.is_some(), now);
+        let newer = full.is_some() && fires_later(facts, pass.cursor, &mut reaches);
+        keep_newest(&mut pass.decisions, newer, now);
     }
     if full.is_some() {
         pass.next = full;
@@ -147,10 +148,18 @@ pub fn decide<'a>(facts: &Facts<'a>, now: DateTime<Utc>) -> Pass<'a> {
     pass
 }
 
-/// Of the late instants that would fire only the newest does; when `more` are to come, it is among those.
-fn keep_newest(decisions: &mut [Decision<'_>], more: bool, now: DateTime<Utc>) {
+/// Whether an instant after this page, which ends at `cursor`, would fire. All that is left may be paused.
+fn fires_later<'a>(facts: &Facts<'a>, cursor: DateTime<Utc>, reaches: &mut Reaches<'a>) -> bool {
+    let now = reaches.now;
+    facts.rules.between(cursor, now).any(|(fire_at, rule)| {
+        matches!(verdict(facts, rule, fire_at, rule.window_at(fire_at), reaches), Verdict::Fire(..))
+    })
+}
+
+/// Of the late instants that would fire only the newest does; when a `newer` one is on a page to come, none of these.
+fn keep_newest(decisions: &mut [Decision<'_>], newer: bool, now: DateTime<Utc>) {
     let fires = |d: &Decision<'_>| matches!(d.verdict, Verdict::Fire(..));
-    let newest = decisions.iter().rposition(fires).filter(|_| !more);
+    let newest = decisions.iter().rposition(fires).filter(|_| !newer);
     for (index, decision) in decisions.iter_mut().enumerate() {
         if fires(decision) && Some(index) != newest && now - decision.fire_at > IN_TIME {
             decision.verdict = Verdict::CoveredByNewer;
@@ -294,6 +303,33 @@ mod tests {
         let facts = Facts { rules: &hourly, pauses: &[], ..facts };
         let pass = decide(&facts, utc("2026-11-20T12:30:00Z"));
         assert_eq!((pass.decisions.len(), said(&pass).iter().filter(|s| s.ends_with("fire")).count()), (96, 1));
+    }
+
+    #[test]
+    fn latest_finds_its_one_instant_over_many_pages_also_when_the_last_ones_are_paused() {
+        let rules = Rules::only(rule("*/10 * * * *", WindowRule::PreviousHour));
+        let now = utc("2026-11-20T12:05:00Z");
+        for (paused_from, newest) in
+            [(None, "2026-11-20T12:00:00Z"), (Some("2026-11-18T00:00:00Z"), "2026-11-17T23:50:00Z")]
+        {
+            let pauses: Vec<Pause> = paused_from
+                .map(|from| Pause { from: utc(from), until: None, reason: "paused by asha".into() })
+                .into_iter()
+                .collect();
+            let (mut cursor, mut fired, mut pages) = (utc("2026-11-13T12:05:00Z"), Vec::new(), 0);
+            loop {
+                let facts =
+                    Facts { pauses: &pauses, cursor, ..facts(&rules, "2026-11-13T12:05:00Z", Some(CatchUp::Latest)) };
+                let pass = decide(&facts, now);
+                let fires = pass.decisions.iter().filter(|d| matches!(d.verdict, Verdict::Fire(..)));
+                fired.extend(fires.map(|d| d.fire_at));
+                (cursor, pages) = (pass.cursor, pages + 1);
+                if pass.next.is_none_or(|next| next > now) {
+                    break;
+                }
+            }
+            assert_eq!((fired, pages), (vec![utc(newest)], 3));
+        }
     }
 
     #[test]

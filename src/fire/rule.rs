@@ -180,7 +180,11 @@ impl Rules {
 
 #[cfg(test)]
 mod tests {
+    use chrono::TimeDelta;
+    use chrono_tz::TZ_VARIANTS;
+
     use super::*;
+    use crate::request::window::{offset_at, offset_change};
 
     fn utc(text: &str) -> DateTime<Utc> {
         text.parse().expect("instant")
@@ -226,6 +230,39 @@ mod tests {
         ]);
         let on_the_10th: Vec<_> = same.between(utc("2026-11-09T12:00:00Z"), utc("2026-11-10T12:00:00Z")).collect();
         assert_eq!(on_the_10th.len(), 2, "both 06:00 of the old and 07:00 of the new version");
+    }
+
+    #[test]
+    fn a_schedule_of_every_hour_names_every_hour_around_every_change_of_the_clock() {
+        let day = TimeDelta::days(1);
+        let mut changes = 0;
+        for zone in TZ_VARIANTS {
+            let mut from = utc("2005-01-01T00:00:00Z");
+            while from < utc("2028-01-01T00:00:00Z") {
+                let until = from + day * 4;
+                if offset_at(from, zone) != offset_at(until, zone) {
+                    let change = offset_change(from, until, zone);
+                    changes += 1;
+                    // One zone of many with the same change is enough for the odd minute.
+                    let crons: &[&str] =
+                        if changes % 20 == 0 { &["0 * * * *", "5 * * * *", "59 * * * *"] } else { &["0 * * * *"] };
+                    for cron in crons {
+                        let schedule = Schedule::new(vec![Cron::parse(cron, "job@shop").expect("cron")], zone);
+                        let fires = schedule.between(change - day / 4, change + day / 4, 99);
+                        let windows: Vec<_> = fires
+                            .iter()
+                            .filter_map(|fire| WindowRule::PreviousHour.at(*fire, zone, Weekday::Mon))
+                            .collect();
+                        assert!(windows.len() > 8, "{zone} {change}");
+                        for pair in windows.windows(2) {
+                            assert!(pair[1].start() <= pair[0].end(), "{zone} {cron}: a hole after {:?}", pair[0]);
+                        }
+                    }
+                }
+                from = until;
+            }
+        }
+        assert!(changes > 10_000, "{changes}");
     }
 
     #[test]

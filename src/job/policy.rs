@@ -25,7 +25,7 @@ pub enum CatchUp {
 /// What a fire does while the previous run of its series is not finished.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Overlap {
-    /// The new run waits its turn.
+    /// A run is made all the same, and goes when the account's limits let it.
     #[default]
     Queue,
     /// The fire is recorded as skipped.

@@ -251,6 +251,13 @@ pub struct Request {
     pub on_unknown: OnUnknown,
 }
 
+impl Request {
+    /// Whether its first call may be sent again when nobody knows what became of it: by its nature, or because the job says so.
+    pub fn may_repeat(&self) -> bool {
+        self.shape.may_repeat() || self.on_unknown == OnUnknown::Resubmit
+    }
+}
+
 /// sha256 (hex) of a JSON value in canonical form: keys sorted, no white space.
 pub fn canonical_hash(value: &Value) -> String {
     fn write(value: &Value, out: &mut String) {

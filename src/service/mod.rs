@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::app::Place;
 use crate::clock::Clock;
-use crate::run::store::StoreError;
+use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
 use crate::worker::Worker;
@@ -192,12 +192,14 @@ async fn start(
 ) -> Result<Started, ServeError> {
     worker.check_bond().await?;
     worker.check_manifests().await?;
-    let mut watcher = Watcher::new(options.place.clone(), settings.clone(), options.clock.clone(), options.follow);
-    let loaded = tokio::task::spawn_blocking(move || {
-        let first = watcher.load();
-        (watcher, first)
-    });
-    let (watcher, first) = loaded.await.map_err(|_| ServeError::Died("the first look at config and job files"))?;
+    let watcher = Watcher::new(options.place.clone(), settings.clone(), options.clock.clone(), options.follow);
+    let (mut watcher, mut first) = load(watcher).await?;
+    if lacks_files(&worker.store, &first).await {
+        // A checkout takes files away and puts them back: a removal counts when a second look finds it too.
+        tracing::info!("job files are missing; the folder is looked at once more");
+        tokio::time::sleep(reload::LOOK).await;
+        (watcher, first) = load(watcher).await?;
+    }
     let mut service = Service::new(worker, settings, options, health, stop);
     // `status` must not call for a service that is just starting.
     service.sign_on().await;
@@ -218,6 +220,22 @@ async fn start(
         }
     };
     Ok(Started { service, watcher, waiting })
+}
+
+async fn load(mut watcher: Watcher) -> Result<(Watcher, Loaded), ServeError> {
+    let loaded = tokio::task::spawn_blocking(move || {
+        let loaded = watcher.load();
+        (watcher, loaded)
+    });
+    loaded.await.map_err(|_| ServeError::Died("the first look at config and job files"))
+}
+
+/// Whether jobs are in force whose files the folder does not have. A database that does not tell will be asked again when the
+/// files are applied.
+async fn lacks_files(store: &RunStore, loaded: &Loaded) -> bool {
+    let Some(texts) = &loaded.texts else { return false };
+    let names: Vec<&str> = texts.iter().map(|text| text.name.as_str()).collect();
+    store.jobs_besides(&names).await.is_ok_and(|lacking| !lacking.is_empty())
 }
 
 /// Says that the process lives while something takes long.

@@ -11,7 +11,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::in_force::InForce;
 use crate::connection::Connection;
 use crate::fire::Outcome;
-use crate::fire::decide::{Decision, Facts, Pass, Pause, Verdict, decide};
+use crate::fire::decide::{Decision, Facts, IN_TIME, Pass, Pause, Verdict, decide};
 use crate::fire::rule::{Rule, Rules};
 use crate::job::policy::Overlap;
 use crate::job::resolve::Mailing;
@@ -126,7 +126,8 @@ impl Planner {
                 }
             }
             let alone = firing.due.first().filter(|_| firing.due.len() == 1).map(|due| (due.id, due.job.clone()));
-            match firing.settle(&settled).await {
+            let settles = !settled.is_empty();
+            match firing.settle(settled).await {
                 Ok(page) => {
                     crate::crash::point("fires-committed");
                     if page.instants > 0 {
@@ -134,7 +135,7 @@ impl Planner {
                     }
                     passed.made.instants += page.instants;
                     passed.made.runs += page.runs;
-                    if settled.is_empty() && self.unplannable.len() == before {
+                    if !settles && self.unplannable.len() == before {
                         return Ok(passed);
                     }
                 }
@@ -168,11 +169,18 @@ fn settle(in_force: &InForce, due: &DueSeries, now: DateTime<Utc>) -> Result<Set
         pauses: &pauses,
     };
     let Pass { decisions, cursor, next } = decide(&facts, now);
-    let decided = decisions.iter().map(|decision| one(in_force, job, series, connection, decision)).collect();
+    let decided = decisions.iter().map(|decision| one(in_force, job, series, connection, decision, now)).collect();
     Ok(Settled { id: due.id, cursor_at: cursor, next_at: next, decided })
 }
 
-fn one(in_force: &InForce, job: &Job, series: &Series, connection: &Connection, decision: &Decision<'_>) -> Decided {
+fn one(
+    in_force: &InForce,
+    job: &Job,
+    series: &Series,
+    connection: &Connection,
+    decision: &Decision<'_>,
+    now: DateTime<Utc>,
+) -> Decided {
     let fire_at = decision.fire_at;
     let says = |outcome: Outcome, reason: String| Decided {
         fire_at,
@@ -180,7 +188,8 @@ fn one(in_force: &InForce, job: &Job, series: &Series, connection: &Connection, 
         reason: Some(reason),
         window: decision.window.map(|w| (w.start(), w.end())),
         run: None,
-        alone: job.policy.overlap == Overlap::Skip,
+        // What is caught up comes all at once, and its runs did not overlap when they were due.
+        alone: job.policy.overlap == Overlap::Skip && now - fire_at <= IN_TIME,
     };
     match &decision.verdict {
         Verdict::CoveredByNewer => {
@@ -215,6 +224,7 @@ fn new_run(
         .ok_or_else(|| format!("connection {} has no {} account", connection.name, plan.vendor))?;
     // Without the secret nobody knows whose account it is: whoever has the secret later may work on the run.
     let account = account.secrets().map(|secrets| secrets.account.clone()).unwrap_or_default();
+    let may_repeat = request.may_repeat();
     let delay = TimeDelta::from_std(job.policy.delay).unwrap_or_default();
     Ok(NewRun {
         job: job.name.clone(),
@@ -233,5 +243,6 @@ fn new_run(
         account,
         notices,
         again: job.refetch,
+        may_repeat,
     })
 }

@@ -21,7 +21,7 @@ use crate::settings::{self, Settings};
 use crate::yaml::Problem;
 
 /// Between two looks at names, sizes and times.
-const LOOK: Duration = Duration::from_secs(2);
+pub(super) const LOOK: Duration = Duration::from_secs(2);
 
 /// Between two looks at contents.
 const HASH: Duration = Duration::from_secs(60);

@@ -105,12 +105,15 @@ impl Service {
         match taken {
             Ok(Ok(())) => return true,
             Ok(Err(error)) => tracing::warn!(error = %Chain(&error), "the changed files wait to be applied"),
-            Err(_) => tracing::warn!("the changed files wait to be applied: the database does not answer"),
+            Err(_) => {
+                self.renew_connection();
+                tracing::warn!("the changed files wait to be applied: the database does not answer");
+            }
         }
         false
     }
 
-    /// Stops claiming, waits for the steps under way, and takes this process's row away.
+    /// Stops claiming, waits for the steps under way, and signs off.
     pub(super) async fn end(&mut self, working: &mut JoinSet<&'static str>, pulse: Pulse) {
         self.health.draining();
         systemd::stopping().await;
@@ -129,8 +132,8 @@ impl Service {
                 () = tokio::time::sleep(Duration::from_secs(1)) => {}
             }
         }
-        // A row that stays is taken for a process that is gone after a minute.
-        drop(tokio::time::timeout(Duration::from_secs(3), self.store.gone(&self.replica)).await);
+        // A row that does not say so is taken for a process that is gone after a minute.
+        drop(tokio::time::timeout(Duration::from_secs(3), self.store.sign_off(&self.replica)).await);
     }
 
     /// One beat: ask what is due, and do it. Returns when the next instant is due, if that is before the next beat.
@@ -189,7 +192,10 @@ impl Service {
             match loaded {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => return Err(unread(&error)),
-                Err(_) => return Err(NO_ANSWER.to_owned()),
+                Err(_) => {
+                    self.renew_connection();
+                    return Err(NO_ANSWER.to_owned());
+                }
             }
         }
         if row.next_fire_at.is_none_or(|at| at > row.now) {
@@ -329,13 +335,19 @@ impl Service {
         if let Some(texts) = &loaded.texts {
             match job_set::apply(&self.store, texts, &loaded.jobs).await {
                 Ok(applied) if applied.is_unchanged() => {}
-                Ok(applied) => tracing::info!(
-                    version = applied.version,
-                    added = applied.added.len(),
-                    changed = applied.changed.len(),
-                    removed = applied.removed.len(),
-                    "the job folder is in force"
-                ),
+                Ok(applied) => {
+                    tracing::info!(
+                        version = applied.version,
+                        added = applied.added.len(),
+                        changed = applied.changed.len(),
+                        removed = applied.removed.len(),
+                        "the job folder is in force"
+                    );
+                    if let [first, ..] = applied.left_out.as_slice() {
+                        let (count, first) = (applied.left_out.len(), first.as_str());
+                        tracing::warn!(count, first, "series fire no more: the config has no such connection for them");
+                    }
+                }
                 Err(ApplyError::Store(error)) => return Err(error),
                 Err(error @ ApplyError::Emptied(_)) => {
                     tracing::error!("{error}");

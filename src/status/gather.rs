@@ -21,6 +21,7 @@ use crate::run::store::{Instance, RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
 use crate::worker::Accounts;
+use crate::worker::open::stranger;
 use crate::yaml::{Problem, Severity};
 
 /// What is late is looked for so far back; what is older is for `coverage`.
@@ -49,7 +50,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         accounts: accounts(settings, &instance, &declared),
         drift,
         applied: set.applied_at.zip(set.applied_by.clone()),
-        archive: archive_trouble(&settings.archive, &instance).await,
+        archive: archive_trouble(&settings.archive, &instance, store).await,
         paused: paused(store, &series, now).await?,
         replicas: store.replicas().await?,
         breakers: store.breakers_that_are_open().await?,
@@ -154,7 +155,7 @@ fn drift(folder: &Path, set: &JobSet, broken: &[Broken]) -> Vec<DriftFact> {
 }
 
 /// What is wrong between archive and database, and what ends it. Unlike the check of a worker this one bonds nothing.
-pub async fn archive_trouble(folder: &Path, instance: &Instance) -> Option<(String, String)> {
+pub async fn archive_trouble(folder: &Path, instance: &Instance, store: &RunStore) -> Option<(String, String)> {
     let place = folder.display();
     let archive = match Archive::attach(folder).await {
         Ok(archive) => archive,
@@ -166,7 +167,14 @@ pub async fn archive_trouble(folder: &Path, instance: &Instance) -> Option<(Stri
         }
     };
     match instance.archive_id {
-        Some(id) if id == archive.id() => None,
+        Some(id) if id == archive.id() => match stranger(&archive, store).await {
+            Ok(None) => None,
+            Ok(Some(what)) => Some((what, "reportd archive rebuild, which fetches nothing".to_owned())),
+            Err(error) => Some((
+                format!("the archive cannot be read: {}", Chain(&error)),
+                "restore it, or correct `archive` in the config".to_owned(),
+            )),
+        },
         Some(_) if archive.id().is_nil() => Some((
             format!("the database belongs to an archive, and there is none in {place}"),
             "mount or restore it, or correct `archive` in the config".to_owned(),

@@ -93,7 +93,7 @@ impl Cause {
     pub fn meaning(self) -> &'static str {
         match self {
             Cause::ArchiveMismatch => "the archive is not the database's",
-            Cause::NotServing => "schedules do not fire",
+            Cause::NotServing => "schedules do not fire, or something keeps some of them from it",
             Cause::Breaker => "accounts that are not asked; their runs wait",
             Cause::MissingSecret => "a secret cannot be read here",
             Cause::Held => "nobody knows whether the vendor made the report; look, and say",

@@ -1,12 +1,9 @@
 //! What is wrong with the place: the archive, the processes that serve, secrets, files. Pure.
 
-use chrono::TimeDelta;
+use std::collections::HashSet;
 
 use super::{Cause, Drifted, Facts, Item};
 use crate::fire::span;
-
-/// A process that was not seen for longer is gone.
-const SEEN: TimeDelta = TimeDelta::seconds(60);
 
 pub(super) fn items(facts: &Facts) -> Vec<Item> {
     let archive = facts
@@ -21,14 +18,12 @@ fn serving(facts: &Facts) -> Vec<Item> {
     if in_force == 0 {
         return Vec::new();
     }
-    let age = |at| facts.now - at;
-    let there: Vec<_> = facts.replicas.iter().filter(|replica| age(replica.seen_at) <= SEEN).collect();
+    let there: Vec<_> = facts.replicas.iter().filter(|replica| replica.serves(facts.now)).collect();
     let mut items: Vec<Item> = there
         .iter()
         .filter_map(|replica| {
             let trouble = replica.trouble.as_ref()?;
-            let plans = replica.passed_at.is_some_and(|at| age(at) <= SEEN);
-            let word = if plans { "plans, but" } else { "does not plan" };
+            let word = if replica.plans(facts.now) { "plans, but" } else { "does not plan" };
             let message = format!("{} {word}: {trouble}", replica.who);
             let action = "mend what it says; it then plans by itself".to_owned();
             Some(Item { since: replica.passed_at, ..Item::new(Cause::NotServing, message, action) })
@@ -37,15 +32,22 @@ fn serving(facts: &Facts) -> Vec<Item> {
     // Who is in trouble is there, and needs no start.
     if there.is_empty() {
         let in_force = i64::try_from(in_force).unwrap_or(i64::MAX);
-        let last = facts.last_pass().map_or_else(
-            || "no planner has passed yet".to_owned(),
-            |pass| format!("the last planner pass was {} ago", span(age(pass))),
-        );
-        let message = format!("{} in force and no process serves them; {last}", counted_series(in_force));
+        let message =
+            format!("{} in force and no process serves them; {}", counted_series(in_force), last_served(facts));
         let item = Item::new(Cause::NotServing, message, "reportd serve".to_owned());
         items.push(Item { count: in_force, since: facts.last_pass(), ..item });
     }
     items
+}
+
+/// Who served last, and how that ended.
+fn last_served(facts: &Facts) -> String {
+    let ago = |at| span(facts.now - at);
+    let Some(last) = facts.replicas.first() else { return "none ever did".to_owned() };
+    match last.stopped_at {
+        Some(at) => format!("{} was told to stop {} ago", last.who, ago(at)),
+        None => format!("{} was seen last {} ago, and was not told to stop", last.who, ago(last.seen_at)),
+    }
 }
 
 fn counted_series(count: i64) -> String {
@@ -115,5 +117,41 @@ fn drift(facts: &Facts) -> Vec<Item> {
             )
         }
     };
-    facts.drift.iter().map(item).collect()
+    facts.drift.iter().map(item).chain(series_drift(facts)).collect()
+}
+
+/// Series that are in force without a connection in this config, or are not in force although this config has one: the set was
+/// applied with another config. Whole files that differ, or have errors, are told as such.
+fn series_drift(facts: &Facts) -> Vec<Item> {
+    // A folder that cannot be read declares nothing.
+    if facts.applied.is_none() || facts.broken.iter().any(|broken| broken.job.is_none()) {
+        return Vec::new();
+    }
+    let elsewhere: HashSet<&str> = facts.drift.iter().map(|drift| drift.job.as_str()).collect();
+    let broken: HashSet<&str> = facts.broken.iter().filter_map(|broken| broken.job.as_deref()).collect();
+    let told = |job: &str| elsewhere.contains(job) || broken.contains(job);
+    let declared: HashSet<(&str, &str)> =
+        facts.declared.iter().map(|d| (d.job.as_str(), d.connection.as_str())).collect();
+    let in_force: HashSet<(&str, &str)> =
+        facts.series.iter().filter(|row| row.in_force).map(|row| (row.job.as_str(), row.connection.as_str())).collect();
+    let item = |(job, connection): &(&str, &str), message: &str, action: &str| Item {
+        job: Some((*job).to_owned()),
+        connection: Some((*connection).to_owned()),
+        since: facts.applied.as_ref().map(|(at, _)| *at),
+        ..Item::new(Cause::Drift, message.to_owned(), action.to_owned())
+    };
+    let mut items: Vec<Item> = Vec::new();
+    let mut sorted: Vec<_> = declared.symmetric_difference(&in_force).filter(|(job, _)| !told(job)).collect();
+    sorted.sort_unstable();
+    for series in sorted {
+        items.push(if declared.contains(series) {
+            let message =
+                "it does not fire: the set in force was applied with a config that has no such connection for it";
+            item(series, message, "reportd apply, with this config")
+        } else {
+            let message = "it is in force, and the config here has no such connection for it";
+            item(series, message, "correct the config; or reportd apply, which takes it out of force")
+        });
+    }
+    items
 }

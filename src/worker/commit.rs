@@ -131,6 +131,7 @@ impl Worker {
                     let (row, artifacts) = rows(run.series_id, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
                     self.want_deletion(run, request).await?;
+                    crash::point("deletion-noted");
                     self.store.archived(facts.lease, run.id, &row, &artifacts).await?;
                     return Ok(row);
                 }
@@ -194,6 +195,7 @@ impl Worker {
         let context = self.context(hand, &permits, &|_| {});
         match vendor::jaicp::delete(&context, &hand.request, ticket).await {
             Ok(()) => {
+                crash::point("task-deleted");
                 self.store.task_deleted(attempt).await?;
                 self.store.event(run.id, "deleted", "the task was deleted at the vendor, as the job asks").await
             }

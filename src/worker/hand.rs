@@ -97,7 +97,7 @@ async fn further_call(store: &RunStore, permit: Permit<'_>) -> Result<(), Vendor
         match store.admit(&permit).await {
             Ok(Admission::Now | Admission::Probe) => return Ok(()),
             Ok(Admission::Rate(wait)) => tokio::time::sleep(wait).await,
-            Ok(Admission::Full { .. }) => return Ok(()),
+            Ok(Admission::Full { .. } | Admission::Behind) => return Ok(()),
             Ok(Admission::BreakerOpen { reason, .. }) => {
                 return Err(VendorError::Interrupted(format!("breaker open: {reason}")));
             }

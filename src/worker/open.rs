@@ -7,13 +7,13 @@ use serde_json::Value;
 use thiserror::Error;
 
 use super::Worker;
-use crate::archive::{ArchiveError, window_folder};
+use crate::archive::{Archive, ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
 use crate::delivery::notice::Notices;
 use crate::plan::Planned;
-use crate::run::store::StoreError;
 use crate::run::store::make::{NewRun, Opened};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
+use crate::run::store::{RunStore, StoreError};
 use crate::run::{Run, Trigger};
 
 /// Why no run could be made.
@@ -160,6 +160,7 @@ impl Worker {
             account: secrets.account.clone(),
             notices: frozen(&planned.notices(trigger.as_str())).map_err(OpenError::Nothing)?,
             again,
+            may_repeat: request.may_repeat(),
         };
         Ok(match self.store.open(&new).await? {
             Opened::Held(row) => return self.held(series, row).await,
@@ -181,20 +182,12 @@ impl Worker {
     }
 
     /// The archive holds no revision that the database does not know: a restored backup of the database would fetch again
-    /// what is held. Walks the archive, so it is for the start of a service.
+    /// what is held. Walks the archive.
     pub async fn check_manifests(&self) -> Result<(), OpenError> {
-        // In pieces, since an archive of years has more than one statement may take.
-        for keys in self.archive.manifest_keys().await?.chunks(5000) {
-            for key in self.store.unknown_manifests(keys).await? {
-                let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
-                if !self.will_be_adopted(folder, None).await? {
-                    return Err(OpenError::Strangers(format!(
-                        "the archive holds {folder}, which the database does not know"
-                    )));
-                }
-            }
+        match stranger(&self.archive, &self.store).await? {
+            None => Ok(()),
+            Some(what) => Err(OpenError::Strangers(what)),
         }
-        Ok(())
     }
 
     /// The window's folder holds no revision that the database does not know.
@@ -225,22 +218,44 @@ impl Worker {
             }
         }
         let folder = format!("{folder}/r{newest}");
-        Ok((!self.will_be_adopted(&folder, Some(series)).await?).then_some(folder))
+        Ok((!will_be_adopted(&self.archive, &self.store, &folder, Some(series)).await?).then_some(folder))
     }
+}
 
-    /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
-    /// since the database was asked: another process archives while this one looks. What another series than `of` knows is
-    /// no answer: that is a renamed job's history.
-    async fn will_be_adopted(&self, folder: &str, of: Option<&[i64]>) -> Result<bool, OpenError> {
-        let Some(stored) = self.archive.manifest(folder).await? else { return Ok(true) };
-        let id = stored.manifest.run_id;
-        if self.store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
-            return Ok(true);
-        }
-        let known = self.store.revision_of(id).await?;
-        Ok(known.is_some_and(|row| {
-            row.manifest_path.strip_suffix("/manifest.json") == Some(folder)
-                && of.is_none_or(|series| series.contains(&row.series_id))
-        }))
+/// The first revision of the archive that the database does not know, and that no live run will adopt; what is wrong, in words.
+pub async fn stranger(archive: &Archive, store: &RunStore) -> Result<Option<String>, OpenError> {
+    if !archive.is_there() {
+        return Ok(None);
     }
+    // In pieces, since an archive of years has more than one statement may take.
+    for keys in archive.manifest_keys().await?.chunks(5000) {
+        for key in store.unknown_manifests(keys).await? {
+            let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
+            if !will_be_adopted(archive, store, folder, None).await? {
+                return Ok(Some(format!("the archive holds {folder}, which the database does not know")));
+            }
+        }
+    }
+    Ok(None)
+}
+
+/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
+/// since the database was asked: another process archives while this one looks. What another series than `of` knows is
+/// no answer: that is a renamed job's history.
+async fn will_be_adopted(
+    archive: &Archive,
+    store: &RunStore,
+    folder: &str,
+    of: Option<&[i64]>,
+) -> Result<bool, OpenError> {
+    let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
+    let id = stored.manifest.run_id;
+    if store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
+        return Ok(true);
+    }
+    let known = store.revision_of(id).await?;
+    Ok(known.is_some_and(|row| {
+        row.manifest_path.strip_suffix("/manifest.json") == Some(folder)
+            && of.is_none_or(|series| series.contains(&row.series_id))
+    }))
 }

@@ -205,7 +205,7 @@ impl Worker {
         let probes = loop {
             match self.store.admit(&permit).await.map_err(|e| Trouble::later(Chain(&e).to_string()))? {
                 Admission::Probe => break true,
-                Admission::Now | Admission::Full { .. } => break false,
+                Admission::Now | Admission::Full { .. } | Admission::Behind => break false,
                 Admission::Rate(wait) if asked.elapsed() + wait < PATIENCE => tokio::time::sleep(wait).await,
                 Admission::Rate(wait) => {
                     return Err(Trouble::Later { why: "the account's rate is used up".into(), after: Some(wait) });

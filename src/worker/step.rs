@@ -14,13 +14,13 @@ use super::{Worker, jitter};
 use crate::archive::window_folder;
 use crate::crash;
 use crate::request::{Request, Seen};
-use crate::run::FailureClass;
 use crate::run::retry::poll_interval;
 use crate::run::state::{Event, State};
 use crate::run::store::claim::Claimed;
-use crate::run::store::permit::Admission;
+use crate::run::store::permit::{Admission, Intent};
 use crate::run::store::progress::{Later, Outcome};
 use crate::run::store::{MAX_CLAIMS, RunStore, StoreError};
+use crate::run::{FailureClass, Trigger};
 use crate::vendor::error::VendorError;
 use crate::vendor::{Answer, Watch};
 use crate::yaml::show_duration;
@@ -174,8 +174,9 @@ impl Worker {
         }
         crash::point("before-intent");
         let patience = Instant::now() + NEAR;
+        let intent = Intent { attempt, creates: shape.creates(), yields: run.trigger == Trigger::Fill };
         let probing = loop {
-            match self.store.intend(lease, &hand.permit(), attempt, shape.creates(), !shape.creates()).await? {
+            match self.store.intend(lease, &hand.permit(), intent).await? {
                 Admission::Now => break false,
                 Admission::Probe => break true,
                 // Others wait for the same slot; who comes second too often waits in the database.
@@ -289,6 +290,7 @@ impl Worker {
             Ok(Answer::Collected(collected)) => {
                 if let Some(seen) = &collected.seen {
                     self.store.saw_ready(&hand.claimed.lease, seen).await?;
+                    crash::point("ready-noted");
                 }
                 self.store_report(hand, run.attempt_id.unwrap_or_default(), collected).await
             }

@@ -10,14 +10,14 @@ use super::hand::Hand;
 use super::step::{Stepped, short};
 use super::{Worker, jitter};
 use crate::crash;
-use crate::request::{OnUnknown, Seen, Vendor};
-use crate::run::FailureClass;
+use crate::request::{Seen, Vendor};
 use crate::run::retry::back_off;
 use crate::run::state::{Event, State};
 use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;
 use crate::run::store::permit::Admission;
 use crate::run::store::progress::{Later, Outcome};
+use crate::run::{FailureClass, Trigger};
 use crate::vendor::error::VendorError;
 use crate::yaml::show_duration;
 
@@ -54,7 +54,7 @@ impl Worker {
     /// The outcome of the first call is unknown: DESIGN 6.3.
     pub(super) async fn unknown(&self, hand: &Hand<'_>, why: &str) -> Result<Stepped, StoreError> {
         let request = &hand.request;
-        if request.shape.may_repeat() || request.on_unknown == OnUnknown::Resubmit {
+        if request.may_repeat() {
             let outcome = request.shape.creates().then_some(Outcome::Unknown);
             return self.later(hand, Event::Requeue, why, None, outcome).await;
         }
@@ -174,6 +174,7 @@ impl Worker {
                 "the vendor does not accept our credentials; its runs wait"
             );
         }
+        crash::point("breaker-opened");
         let note = format!("breaker open: {text}");
         let later = Later {
             after: BLOCKED,
@@ -196,13 +197,23 @@ impl Worker {
         let (after, note, person) = match admission {
             Admission::Rate(wait) => (wait, "waits for the account's rate".to_owned(), None),
             Admission::Full { in_flight } => (
-                Duration::from_secs(1),
+                in_a_while(hand.run().trigger),
                 format!("waits: {in_flight} of {} runs are under way at the vendor", hand.account.limits.max_in_flight),
                 None,
             ),
-            Admission::BreakerOpen { reason, probe_at } => {
+            Admission::Behind => {
+                (in_a_while(Trigger::Fill), "waits: the account's other runs go first".to_owned(), None)
+            }
+            Admission::BreakerOpen { reason, probe_at, by_hand } => {
                 let wait = (probe_at - hand.claimed.at).to_std().unwrap_or_default().max(Duration::from_secs(1));
-                let person = breaker_text(&hand.account.connection, hand.account.vendor.as_str(), &reason);
+                let (connection, vendor) = (&hand.account.connection, hand.account.vendor.as_str());
+                let person = if by_hand {
+                    format!(
+                        "the breaker of {connection} at {vendor} is open ({reason}): `reportd connections close {connection}`"
+                    )
+                } else {
+                    breaker_text(connection, vendor, &reason)
+                };
                 (wait, format!("breaker open: {reason}"), Some(person))
             }
             Admission::Now | Admission::Probe => (Duration::ZERO, String::new(), None),
@@ -254,9 +265,15 @@ impl Worker {
         outcome: Option<Outcome>,
     ) -> Result<Stepped, StoreError> {
         self.store.fail(&hand.claimed.lease, class, message, seen, outcome).await?;
+        crash::point("failed-committed");
         tracing::warn!(run.id = %hand.run().id, failure.class = class.as_str(), "a run failed: {message}");
         Ok(Stepped::Moved)
     }
+}
+
+/// When a run that found no room asks again. A `fill` may have hundreds that ask.
+fn in_a_while(trigger: Trigger) -> Duration {
+    if trigger == Trigger::Fill { Duration::from_secs_f64(1.0 + 3.0 * jitter()) } else { Duration::from_secs(1) }
 }
 
 fn is_too_large(error: &crate::artifact::SpoolError) -> bool {

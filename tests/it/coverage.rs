@@ -192,7 +192,7 @@ async fn every_kind_of_window_is_told_apart_and_fill_leaves_alone_what_is_no_gap
     }
     assert!(!words.contains("D damaged") && !words.contains("■ held"), "the legend names what occurs:\n{words}");
     let asked = shop.requests();
-    let filled = shop.run(&[&["fill", "report", "--format", "json"], &WEEK[..]].concat()).await.expect(0);
+    let filled = shop.run(&[&["fill", "report", "--format", "json"], &WEEK[..]].concat()).await.expect(3);
     let filled = filled
         .says("2025-03-07 is left alone: a run waits for a person")
         .says("2025-03-03, 2025-03-05 is left alone: held, though");
@@ -209,7 +209,7 @@ async fn a_bik_window_that_nobody_knows_about_is_a_persons_and_is_not_mailed_aga
     shop.run_job("report", "2025-03-03..2025-03-03", &[]).await.expect(3);
     let span = ["--from", "2025-03-03", "--to", "2025-03-04"];
     assert_eq!(shop.states("report", &span).await, ["2025-03-03 needs_you", "2025-03-04 missing"]);
-    let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(0);
+    let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
     filled.says("BIK mails each report it makes: 1 mail, to quiet_emails").says("2025-03-03 is left alone");
     assert_eq!(shop.sandbox.mails().len(), 2, "one each");
     assert_eq!(shop.sandbox.mails()[1].to, "bi@north.example", "a fill mails the quiet address");
@@ -283,6 +283,14 @@ async fn what_is_asked_must_be_said_and_understood() {
     shop.job("minutes", &minutes);
     shop.run(&["coverage", "minutes"]).await.expect(2).says("minutes@north").says("say with --from where to begin");
     assert_eq!(shop.coverage("minutes", &["--from", "2025-03-03", "--to", "2025-03-03"]).await.len(), 24);
+    // It keeps nobody from the others.
+    shop.without_job("bad");
+    shop.job("report", &format!("since: 2026-11-01\n{DAILY}{LIVECHAT}"));
+    let all = shop.run(&["coverage"]).await.expect(2).says("minutes@north").stdout;
+    assert!(all.contains("report@north") && !all.contains("minutes"), "{all}");
+    let filled =
+        shop.run(&["fill", "--all", "--dry-run", "--to", "2026-11-02"]).await.expect(2).says("minutes@north").stdout;
+    assert_eq!(filled.matches("report@north  (livechat)").count(), 2, "{filled}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -570,6 +578,8 @@ async fn without_a_job_every_series_is_a_strip_and_what_has_gaps_is_counted() {
     let shop = shop(&format!("{DAILY}{LIVECHAT}")).await;
     shop.job("second-report", &format!("{DAILY}{LIVECHAT}"));
     shop.job("by-hand", LIVECHAT);
+    let ran = shop.run(&["coverage"]).await.expect(0);
+    assert!(ran.stdout.contains("\n\nno window is expected: ") && !ran.stdout.contains("every"), "{}", ran.stdout);
     shop.run(&["fill", "report", "--from", "2025-03-01", "--to", "2025-03-09"]).await.expect(0);
     shop.fetch("second-report", &[4]).await;
     shop.fetch("by-hand", &[4]).await;
@@ -738,4 +748,33 @@ async fn a_window_whose_create_nobody_knows_about_is_not_filled_even_when_its_ru
     let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
     filled.says("2025-03-03 is left alone: an earlier run may have been made and mailed");
     assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_copy_of_the_database_is_told_by_whichever_revision_it_lacks() {
+    let shop = shop(&format!("{DAILY}{LIVECHAT}")).await;
+    shop.job("other", LIVECHAT);
+    shop.fetch("report", &[4]).await;
+    shop.run_job("report", "2025-03-04..2025-03-04", &["--again"]).await.expect(0);
+    shop.fetch("other", &[4]).await;
+    let asked = shop.requests();
+    // The newest revision of a window that is held, and one that no schedule names.
+    for (lost, of) in [("revision = 2", "r2"), ("manifest_path LIKE 'other/%'", "other")] {
+        shop.sql(&format!(
+            "DELETE FROM artifacts WHERE (series_id, window_label, revision) IN (
+                               SELECT series_id, window_label, revision FROM revisions WHERE {lost})"
+        ))
+        .await;
+        shop.sql(&format!("DELETE FROM revisions WHERE {lost}")).await;
+        for args in [&["coverage"][..], &["coverage", "report"], &["fill", "report", "--dry-run"], &["fill", "--all"]] {
+            shop.run(args).await.expect(2).says(of).says("archive rebuild");
+        }
+        let status = shop.run(&["status", "--format", "json"]).await.expect(1).line();
+        assert_eq!(status["cause"], "archive_mismatch");
+        assert!(text(&status["message"]).contains(of), "{status}");
+        shop.run(&["archive", "rebuild"]).await.expect(0);
+        shop.run(&["coverage", "report"]).await.expect(0);
+        shop.run(&["status"]).await.expect(0);
+    }
+    assert_eq!(shop.requests(), asked);
 }

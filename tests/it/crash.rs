@@ -13,22 +13,27 @@ use crate::mailing::POINTS as NOTICES;
 use crate::verbs::{BIK, DAY, JAICP, LEASES, LIVECHAT, QUERY, text};
 
 /// Every `crash::point` of src/worker that a run passes.
-pub const POINTS: [&str; 11] = [
+pub const POINTS: [&str; 13] = [
     "before-intent",
     "intent-committed",
     "call-answered",
     "ticket-committed",
     "poll-answered",
     "poll-committed",
+    "ready-noted",
     "files-linked",
     "manifest-put",
+    "deletion-noted",
     "archived-committed",
     "held-committed",
     "retry-committed",
 ];
 
+/// Those that only some runs pass, each with a test of its own.
+const ASIDE: [&str; 3] = ["failed-committed", "breaker-opened", "task-deleted"];
+
 /// Every `crash::point` that only a process that serves passes.
-pub const SERVING: [&str; 3] = ["claims-committed", "fires-decided", "fires-committed"];
+pub const SERVING: [&str; 4] = ["set-applied", "claims-committed", "fires-decided", "fires-committed"];
 
 /// One shape of a report.
 #[derive(Clone, Copy, PartialEq)]
@@ -88,7 +93,7 @@ impl Kind {
     /// Whether a run of this kind passes the point at all, in whatever process.
     pub fn passes(self, point: &str) -> bool {
         match point {
-            "ticket-committed" | "poll-answered" | "poll-committed" => self.has_ticket(),
+            "ticket-committed" | "poll-answered" | "poll-committed" | "ready-noted" => self.has_ticket(),
             "held-committed" => self == Kind::Bik,
             _ => true,
         }
@@ -127,7 +132,7 @@ fn every_crash_point_is_tested() {
     }
     let mut found = BTreeMap::new();
     walk(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut found);
-    assert_eq!(found["worker"], POINTS.map(str::to_owned).into());
+    assert_eq!(found["worker"], POINTS.into_iter().chain(ASIDE).map(str::to_owned).collect());
     assert_eq!(found["serving"], SERVING.map(str::to_owned).into());
     // At each of these a mail, an alert, a webhook and a ticket die in tests of their own: mailing.rs, notices.rs.
     assert_eq!(found["notices"], NOTICES.map(str::to_owned).into());
@@ -215,7 +220,7 @@ async fn dies_at(shop: &Shop, kind: Kind, point: &str, day: &str) {
         (Kind::Livechat, _) => assert_eq!(called, 1, "{point}"),
         (Kind::JaicpQuery, _) => {}
     }
-    if matches!(point, "manifest-put" | "archived-committed") {
+    if matches!(point, "manifest-put" | "deletion-noted" | "archived-committed") {
         assert_eq!(
             shop.requests(),
             asked_until_death,
@@ -247,6 +252,59 @@ async fn resolve(shop: &Shop, held: &Ran, point: &str, creates: usize, window: &
         shop.run(&["resolve", id, "--ticket", &ticket]).await.expect(0);
     }
     shop.run_job("report", window, &[]).await
+}
+
+/// Runs `run-job report` until it dies at a point, and lets its lease end.
+async fn dies_aside(shop: &Shop, point: &str) {
+    let mut command = shop.command(&["run-job", "report", "--window", DAY]);
+    command.env("REPORTD_CRASH_AT", point);
+    let died = run(command).await;
+    assert_eq!(died.code, None, "{point}: it did not die: {}{}", died.stdout, died.stderr);
+    shop.advance(LEASES).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_right_after_a_run_failed_leaves_it_failed_and_its_window_free() {
+    let shop = Shop::open().await;
+    shop.job("report", LIVECHAT);
+    shop.fault("livechat.report=400:1");
+    dies_aside(&shop, "failed-committed").await;
+    assert_eq!(shop.one::<String>("SELECT state || ' ' || failure_class FROM runs").await, "failed refused");
+    assert_archived(&shop.run_job("report", DAY, &[]).await.expect(0), "failed-committed");
+    assert_eq!((shop.number("SELECT count(*) FROM runs").await, shop.asked_for("report")), (2, 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_right_after_a_breaker_opened_leaves_a_run_that_goes_on_once_it_is_closed() {
+    let shop = Shop::open().await;
+    shop.job("report", BIK);
+    shop.fault("bik.generateReport=401:1");
+    dies_aside(&shop, "breaker-opened").await;
+    // The create's answer died with the process: nobody knows that it was a no.
+    shop.run_job("report", DAY, &[]).await.expect(3);
+    let id = shop.one::<uuid::Uuid>("SELECT id FROM runs").await.to_string();
+    shop.run(&["resolve", &id, "--not-created"]).await.expect(0);
+    shop.run_job("report", DAY, &[]).await.expect(4);
+    shop.run(&["connections", "close", "north"]).await.expect(0);
+    assert_archived(&shop.run_job("report", DAY, &[]).await.expect(0), "breaker-opened");
+    assert_eq!((shop.sandbox.creates(Vendor::Bik), shop.sandbox.mails().len()), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_death_around_the_deletion_of_a_task_costs_no_file_and_leaves_no_task() {
+    for point in ["deletion-noted", "task-deleted"] {
+        let shop = Shop::open().await;
+        shop.job("report", &format!("{}\n  delete_after: true\n", JAICP.trim_end()));
+        dies_aside(&shop, point).await;
+        assert_archived(&shop.run_job("report", DAY, &[]).await.expect(0), point);
+        shop.advance(Duration::from_secs(600)).await;
+        let serving = shop.serve().await;
+        let deleted = "SELECT count(*) FROM remote_tasks WHERE deleted_at IS NOT NULL AND delete_at IS NULL";
+        shop.until_count(deleted, 1).await;
+        serving.stop().await;
+        assert_eq!((shop.sandbox.deleted(), shop.sandbox.creates(Vendor::Jaicp)), (1, 1), "{point}");
+        verify(&shop).await;
+    }
 }
 
 /// A small generator, so that a seed names a whole test.

@@ -366,7 +366,7 @@ async fn an_open_breaker_is_told_and_neither_tried_nor_closed() {
     let counted =
         shop.number("SELECT count(*) FROM connections WHERE vendor = 'livechat' AND next_free_at > '-infinity'");
     assert_eq!(counted.await, 1, "a call is counted against the account's rate");
-    shop.sql("UPDATE connections SET next_free_at = reportd_now() + interval '1 hour' WHERE vendor = 'livechat'").await;
+    shop.sql("UPDATE connections SET next_free_at = reportd_now() + interval '40 s' WHERE vendor = 'livechat'").await;
     let lines = run(doctor(&shop)).await.expect(0).json();
     stands(&lines, "north/livechat", "note", "not asked: its rate lets no call through for another", "again later");
 }

@@ -12,7 +12,7 @@ use sqlx::Connection as _;
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 
 use crate::harness::Shop;
-use crate::verbs::{BIK, JAICP, LIVECHAT, until};
+use crate::verbs::{BIK, JAICP, LIVECHAT, text, until};
 
 const MINUTE: Duration = Duration::from_secs(60);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -143,6 +143,7 @@ async fn overlap_skips_or_queues_a_delay_is_waited_for_and_a_pause_by_an_operato
     let hourly = "zone: UTC\nschedule: \"0 * * * *\"\nwindow: previous_hour\ndeadline: 3d";
     shop.job("skipping", &format!("{hourly}\noverlap: skip\n{JAICP}"));
     shop.job("queueing", &format!("{hourly}\n{JAICP}"));
+    shop.job("catching-up", &daily("0 6 * * *", "yesterday\nsince: 2026-03-05\noverlap: skip"));
     shop.job("delayed", &livechat("zone: UTC\nschedule: \"0 0 * * *\"\nwindow: yesterday\ndelay: 2h"));
     shop.job("prompt", &daily("0 0 * * *", "yesterday"));
     shop.job("resting", &daily("0 * * * *", "previous_hour"));
@@ -182,6 +183,10 @@ async fn overlap_skips_or_queues_a_delay_is_waited_for_and_a_pause_by_an_operato
     let skipped = ["fired", "skipped", "skipped", "skipped", "skipped", "skipped"];
     assert_eq!(shop.ledger("skipping").await, hours(skipped));
     assert_eq!(shop.reasons("skipping").await[1], "the previous run had not ended, and overlap is skip");
+    let caught_up: Vec<String> = ["05 skipped", "06 fired", "07 fired", "08 fired", "09 fired"]
+        .map(|day| format!("2026-03-{}T06:00 {}", &day[..2], &day[3..]))
+        .into();
+    assert_eq!(shop.ledger("catching-up").await, caught_up, "what is caught up overlapped nothing when it was due");
     assert_eq!(shop.ledger("queueing").await, hours(["fired"; 6]));
     assert_eq!(shop.ledger("resting").await, hours(["fired", "paused", "paused", "fired", "paused", "paused"]));
     assert_eq!(shop.reasons("resting").await[1], "paused by asha: sale");
@@ -300,6 +305,13 @@ async fn files_that_break_vanish_or_come_back_change_what_fires_and_lose_nothing
     shop.advance(DAY).await;
     shop.until_done().await;
     assert_eq!(shop.ledger("gone").await, ["2026-03-11T06:00 fired", "2026-03-14T06:00 fired"], "no burst");
+    let seen = shop.run(&["coverage", "gone", "--format", "json"]).await.expect(0).json();
+    let seen: Vec<String> = seen
+        .iter()
+        .map(|w| format!("{} {}", text(&w["window"]["label"]), text(&w["state"]).replace("empty", "held")))
+        .collect();
+    let whole = ["2026-03-10 held", "2026-03-11 missing", "2026-03-12 missing", "2026-03-13 held"];
+    assert_eq!(seen, whole, "days without a file are no days that nobody wants");
     assert_eq!(shop.ledger("broken").await.last().unwrap(), "2026-03-14T05:00 fired");
 
     for job in ["broken", "gone", "better"] {
@@ -313,6 +325,25 @@ async fn files_that_break_vanish_or_come_back_change_what_fires_and_lose_nothing
     let windows =
         shop.number("SELECT count(*) FROM (SELECT DISTINCT series_id, window_start FROM revisions) AS w").await;
     assert_eq!(i64::try_from(shop.requests()).unwrap(), windows, "no window was asked for twice");
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_start_in_the_middle_of_a_checkout_takes_no_job_out_of_force() {
+    let shop = Shop::open().await;
+    shop.job("day", &daily("0 6 * * *", "yesterday"));
+    shop.job("other", &daily("0 6 * * *", "yesterday"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("other");
+    let serving = shop.start(&["serve", "--listen", "127.0.0.1:0"]);
+    serving.until_says("job files are missing; the folder is looked at once more").await;
+    shop.job("other", &daily("0 6 * * *", "yesterday"));
+    serving.until_http("/readyz", 200).await;
+    assert_eq!(shop.number("SELECT version FROM job_set").await, 1, "nothing was changed");
+    serving.stop().await;
+    shop.without_job("other");
+    let serving = shop.serve().await;
+    shop.until_count("SELECT count(*) FROM job_files", 1).await;
     serving.stop().await;
 }
 
@@ -495,7 +526,7 @@ async fn sigterm_lets_a_create_finish_keeps_its_ticket_and_says_that_it_drains()
     serving.end().await.expect(0);
     assert_eq!(shop.one::<String>("SELECT state FROM runs WHERE job = 'day'").await, "waiting");
     assert_eq!(shop.number("SELECT count(*) FROM runs WHERE ticket IS NOT NULL AND lease_token IS NULL").await, 1);
-    assert_eq!(shop.number("SELECT count(*) FROM replicas").await, 0, "it took its row away");
+    assert_eq!(shop.number("SELECT count(*) FROM replicas WHERE stopped_at IS NULL").await, 0, "it signed off");
     let serving = shop.serve().await;
     shop.hurry(true).await;
     shop.until_done().await;

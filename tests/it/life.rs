@@ -532,7 +532,18 @@ async fn runs_are_listed_newest_first_and_by_state_and_series() {
     assert_eq!(list(&["report"]).await, ["report 2025-03-04", "report 2025-03-03"]);
     assert_eq!(list(&["report@north", "--limit", "1"]).await, ["report 2025-03-04"]);
     assert_eq!(list(&["--state", "failed"]).await, ["report 2025-03-04"]);
-    assert_eq!(list(&["report@south"]).await, [""; 0]);
     assert_eq!(list(&["--since", "2100-01-01"]).await, [""; 0]);
+    // Local time is the series', 5:30 ahead of UTC.
+    let now: chrono::DateTime<chrono::Utc> = shop.one("SELECT now()").await;
+    let local =
+        |hours: i64| (now + chrono::TimeDelta::minutes(330 + hours * 60)).format("%Y-%m-%dT%H:%M:%S").to_string();
+    assert_eq!(list(&["report", "--since", &local(-1)]).await.len(), 2);
+    assert_eq!(list(&["report", "--since", &local(1)]).await, [""; 0]);
+    // What nobody knows is mistyped; what was once there has a history.
+    shop.run(&["runs", "reprot"]).await.expect(2).says("did you mean 'report'?");
+    shop.run(&["runs", "report@south"]).await.expect(2).says("south");
+    shop.run(&["deliveries", "reprot"]).await.expect(2).says("did you mean 'report'?");
+    shop.without_job("other");
+    assert_eq!(list(&["other"]).await, ["other 2025-03-03"]);
     shop.run(&["runs", "--state", "lost"]).await.expect(2).says("held");
 }

@@ -182,8 +182,7 @@ async fn random_kills(size: &Size) {
     }
     shop.assert_mailed_once(JOBS[0]).await;
     verify(&shop).await;
-    // Whoever stops signs off, by which it was seen last an hour ago.
-    let left = "SELECT who FROM replicas WHERE seen_at > reportd_now() - interval '50 minutes'";
+    let left = "SELECT who FROM replicas WHERE stopped_at IS NULL";
     let left: Vec<String> = sqlx::query_scalar(left).fetch_all(&shop.pool).await.unwrap();
     for who in &left {
         let id: u32 = who.rsplit_once("pid ").unwrap().1.parse().unwrap();

@@ -1,6 +1,11 @@
 //! What a neighbour's failure, an operator's word or a rebuild in between must not break: no create is lost, none is sent twice.
 
+use std::time::Duration;
+
+use reportd::sandbox::Vendor;
+
 use crate::harness::Shop;
+use crate::verbs::JAICP;
 
 const ENGAGEMENT: &str =
     "window: yesterday\nbik: { reportType: Helpdesk, reportName: Agent Engagement, emails: [a@north.example] }\n";
@@ -49,6 +54,46 @@ async fn a_cancelled_run_whose_create_may_have_taken_effect_is_held_when_it_is_r
     assert_eq!(shop.sandbox.mails().len(), 1, "nobody was mailed twice");
     shop.run(&["resolve", &id, "--not-created"]).await.expect(0);
     shop.run(&["run-job", "engagement"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_was_given_up_is_waited_for_again_and_not_made_again_when_its_window_is_asked_for() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T06:59:30Z").await;
+    let twice = "zone: UTC\nschedule: [\"0 7 * * *\", \"0 19 * * *\"]\ngive_up: 0\n";
+    shop.job("engagement", &format!("{twice}{ENGAGEMENT}"));
+    shop.job("messages", &format!("give_up: 0\n{JAICP}"));
+    shop.without_waits().await;
+    let serving = shop.serve().await;
+    shop.fault("bik.getReportById=500:2");
+    shop.advance(Duration::from_secs(60)).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state = 'failed' AND failure_class = 'gave_up'", 1).await;
+    // The evening names the same window.
+    shop.advance(Duration::from_secs(12 * 3600)).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty')", 1).await;
+    serving.stop().await;
+    assert_eq!(shop.ledger("engagement").await, ["2026-03-10T07:00 fired", "2026-03-10T19:00 covered"]);
+    assert_eq!(shop.reasons("engagement").await[1], "a live run works on this window");
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
+
+    // So does a person, who says `again` for another one.
+    let day = ["--window", "2026-03-05..2026-03-05"];
+    shop.fault("bik.getReportById=500:2");
+    shop.run(&[&["run-job", "engagement"], &day[..]].concat()).await.expect(1);
+    shop.run(&["fill", "engagement", "--from", "2026-03-05", "--to", "2026-03-05"]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 2, "one for each window");
+    shop.fault("bik.getReportById=500:2");
+    let day = ["--window", "2026-03-04..2026-03-04"];
+    shop.run(&[&["run-job", "engagement"], &day[..]].concat()).await.expect(1);
+    shop.run(&[&["run-job", "engagement", "--again"], &day[..]].concat()).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 4);
+
+    // Where a second task harms nobody, one that never ends does not keep its window for ever.
+    for tries in 1..=3 {
+        shop.fault("jaicp.task=500:2");
+        shop.run(&["run-job", "messages", "--window", "2026-03-05..2026-03-05"]).await.expect(1);
+        assert_eq!(shop.sandbox.creates(Vendor::Jaicp), if tries < 3 { 1 } else { 2 }, "{tries}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

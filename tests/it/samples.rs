@@ -225,13 +225,39 @@ async fn the_request_that_a_vendor_receives_is_the_one_that_plan_prints() {
     assert!(shop.sandbox.mails().iter().any(|mail| mail.to == "asha@north.example"), "{:?}", shop.sandbox.mails());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_schedule_sends_is_what_plan_prints_to_the_byte() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-10T00:59:30Z").await;
+    for (name, ask) in ASKS {
+        shop.job(name, &format!("schedule: \"30 6 * * *\"\nwindow: yesterday\n{ask}\n"));
+    }
+    let serving = shop.serve().await;
+    shop.advance(std::time::Duration::from_secs(60)).await;
+    shop.until_done().await;
+    serving.stop().await;
+    let received = shop.sandbox.received();
+    for (name, _) in ASKS {
+        let plan = offline(shop.folder.path(), &["plan", name, "--at", "2025-03-10 00:00", "--format", "json"]);
+        let request = plan.expect(0).json().remove(0)["request"].take();
+        let url = request["url"].as_str().unwrap().replace("***", credentials::JAICP_TOKEN);
+        let path = url.split_once("://").unwrap().1.split_once('/').unwrap().1.to_owned();
+        let sent = received.iter().find(|r| {
+            r.path.strip_prefix('/') == Some(&path) && (request["body"].is_null() || r.json() == request["body"])
+        });
+        same_request(name, &request, sent.unwrap_or_else(|| panic!("{name} was not asked for: {request}")));
+    }
+}
+
 #[track_caller]
 fn same_request(name: &str, planned: &Value, received: &sandbox::Received) {
     assert_eq!(received.method, planned["method"], "{name}");
     let url = planned["url"].as_str().unwrap().replace("***", credentials::JAICP_TOKEN);
     let path = url.split_once("://").unwrap().1.split_once('/').unwrap().1;
     assert_eq!(received.path, format!("/{path}"), "{name}");
-    assert_eq!(received.json(), planned["body"], "{name}");
+    // To the byte: the order of keys, too.
+    let body = if planned["body"].is_null() { String::new() } else { planned["body"].to_string() };
+    assert_eq!(std::str::from_utf8(&received.body).unwrap(), body, "{name}");
     assert_eq!(received.body.is_empty(), planned["body"].is_null(), "{name}");
     let mut headers = planned["headers"].as_object().unwrap().clone();
     let authorization = headers.remove("authorization");

@@ -8,7 +8,8 @@ use chrono::{DateTime, TimeDelta, Utc};
 use reportd::run::store::claim::Claimed;
 use reportd::run::store::firing::{Decided, Made, Settled};
 use reportd::run::store::make::NewRun;
-use reportd::run::store::permit::Permit;
+use reportd::run::store::permit::{Admission, Intent, Permit};
+use reportd::run::store::revision::RevisionRow;
 use reportd::run::store::serving::{Claimant, Replica};
 use reportd::run::store::{LEASE, RunStore};
 use reportd::run::{Trigger, Who};
@@ -99,6 +100,26 @@ async fn what_waits_at_the_vendor_comes_first_then_schedules_then_fill() {
         [("waiting", "manual"), ("queued", "schedule"), ("queued", "schedule"), ("queued", "fill"), ("queued", "fill")];
     assert_eq!(order, expected);
     assert!(store.claim_due(&[claimant("north", 1)], 10).await.unwrap().is_empty(), "all are leased");
+    // Also when there is room for some of each.
+    shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL").await;
+    let two = store.claim_due(&[claimant("north", 2)], 10).await.unwrap();
+    let mut order: Vec<_> = two.iter().map(|one| (one.run.state.as_str(), one.run.trigger.as_str())).collect();
+    order.sort_unstable();
+    assert_eq!(order, [("queued", "schedule"), ("waiting", "manual")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_backlog_that_is_due_at_one_moment_is_claimed_oldest_first() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    queue(&shop, "north", 30, "schedule", 100.0).await;
+    shop.sql("UPDATE runs SET next_step_at = (SELECT min(next_step_at) FROM runs)").await;
+    let mut labels = Vec::new();
+    for _ in 0..30 {
+        let one = store.claim_due(&[claimant("north", 1)], 10).await.unwrap();
+        labels.extend(one.into_iter().map(|claim| claim.run.window_label));
+    }
+    assert!(labels.is_sorted() && labels.len() == 30, "{labels:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -224,7 +245,7 @@ async fn settle(store: &RunStore, id: i64, decided: Vec<Decided>) -> Made {
     // Due again at once, so that a test can decide more.
     let cursor_at = firing.due[0].cursor_at + TimeDelta::seconds(1);
     let next_at = Some(cursor_at + TimeDelta::hours(1));
-    firing.settle(&[Settled { id, cursor_at, next_at, decided }]).await.unwrap()
+    firing.settle(vec![Settled { id, cursor_at, next_at, decided }]).await.unwrap()
 }
 
 /// The ledger of all series: day of March, outcome, reason.
@@ -282,7 +303,8 @@ async fn a_decided_instant_makes_one_run_or_says_what_covers_its_window() {
 
     // The same instants once more, as of a cursor that was set back: the ledger's key keeps the first decision.
     let before = ledger(&shop).await;
-    settle(&store, id, vec![decided(scheduled(1)), decided(scheduled(3))]).await;
+    let refetched = NewRun { again: true, ..scheduled(1) };
+    assert_eq!(settle(&store, id, vec![decided(refetched), decided(scheduled(3))]).await, Made::default());
     assert_eq!(ledger(&shop).await, before);
     // A provisional one is enough for a provisional one, and refetch asks whatever is held, but not twice at once.
     let so_far = NewRun { provisional: true, fire_at: scheduled(8).fire_at, ..scheduled(1) };
@@ -446,6 +468,66 @@ async fn a_renamed_job_keeps_its_series_or_takes_the_history_over_and_leaves_a_l
     store.cancel(&live).await.unwrap();
     store.series_of("new", "north", "jaicp", &was).await.unwrap();
     assert_eq!(belongings(&shop).await["new"], [2, 2, 6, 2]);
+    // One that somebody works on would be archived under a series that it is no more of.
+    let worked_on = run_of(store.open(&NewRun { job: "old".into(), ..new_run(5) }).await.unwrap());
+    let claimed = store.claim(worked_on.id, &IDENTITY).await.unwrap().unwrap();
+    store.series_of("new", "north", "jaicp", &was).await.unwrap();
+    assert_eq!(belongings(&shop).await["new"], [2, 2, 6, 2]);
+    store.release(&claimed.lease, "released").await.unwrap();
+    store.series_of("new", "north", "jaicp", &was).await.unwrap();
+    assert_eq!(belongings(&shop).await["new"], [2, 2, 7, 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_lets_the_accounts_other_runs_go_first_where_somebody_serves_them() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    queue(&shop, "north", 3, "fill", 500.0).await;
+    queue(&shop, "north", 1, "schedule", 1.0).await;
+    let behind: Uuid = shop.one("SELECT id FROM runs WHERE trigger = 'fill' LIMIT 1").await;
+    let claimed = store.claim(behind, &IDENTITY).await.unwrap().unwrap();
+    let asks = async |yields: bool| {
+        let intent = Intent { attempt: Uuid::new_v4(), creates: true, yields };
+        let said = store.intend(&claimed.lease, &PERMIT, intent).await.unwrap();
+        shop.sql("UPDATE runs SET state = 'queued' WHERE state = 'submitting'").await;
+        said
+    };
+    let replica = Replica { id: Uuid::new_v4(), follows: false };
+    assert_eq!(asks(true).await, Admission::Now, "nobody serves");
+    store.beat(&replica, true, None).await.unwrap();
+    assert_eq!(asks(true).await, Admission::Behind);
+    assert_eq!(asks(false).await, Admission::Now);
+    store.beat(&replica, false, Some("the archive is away")).await.unwrap();
+    assert_eq!(asks(true).await, Admission::Now, "who serves claims nothing");
+    store.beat(&replica, true, None).await.unwrap();
+    shop.advance(Duration::from_secs(16 * 60)).await;
+    store.beat(&replica, true, None).await.unwrap();
+    assert_eq!(asks(true).await, Admission::Now, "who serves cannot take it, or would have");
+    // Another account's runs are in nobody's way.
+    shop.sql("UPDATE runs SET next_step_at = reportd_now() - interval '1 s', account = 'b' WHERE trigger = 'schedule'")
+        .await;
+    assert_eq!(asks(true).await, Admission::Now);
+    shop.sql("UPDATE runs SET account = 'a' WHERE trigger = 'schedule'").await;
+    assert_eq!(asks(true).await, Admission::Behind);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn times_that_a_clock_wrote_that_was_ahead_keep_no_account_waiting() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    assert_eq!(store.admit(&PERMIT).await.unwrap(), Admission::Now);
+    shop.sql("UPDATE connections SET next_free_at = reportd_now() + interval '10 s'").await;
+    let slow = Permit { requests_per_second: 0.1, ..PERMIT };
+    assert!(matches!(store.admit(&slow).await.unwrap(), Admission::Rate(_)));
+    shop.sql("UPDATE connections SET next_free_at = reportd_now() + interval '1 day'").await;
+    assert_eq!(store.admit(&slow).await.unwrap(), Admission::Now);
+    store.open_breaker(&PERMIT, "no", false).await.unwrap();
+    assert!(matches!(store.admit(&PERMIT).await.unwrap(), Admission::BreakerOpen { .. }));
+    shop.sql(
+        "UPDATE connections SET breaker_probe_at = reportd_now() + interval '1 day', next_free_at = reportd_now()",
+    )
+    .await;
+    assert_eq!(store.admit(&PERMIT).await.unwrap(), Admission::Probe);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -561,6 +643,11 @@ async fn fill(runs: i64) -> Past {
                 job || '/' || window_label || '/manifest.json', repeat('a', 64), created_at FROM runs WHERE state = 'archived' AND $1 > 0",
         "INSERT INTO fires (series_id, fire_at, outcome, run_id, window_start, window_end)
          SELECT series_id, fire_at, 'fired', id, window_start, window_end FROM runs WHERE $1 > 0",
+        "INSERT INTO remote_tasks (attempt_id, run_id, base_url, account, connection, vendor, outcome, remote_id, ticket, created_at,
+                                   finished_at)
+         SELECT gen_random_uuid(), id, base_url, account, connection, vendor, 'created', id::text, '{}', now(), now()
+         FROM runs WHERE state = 'archived' AND $1 > 0",
+        "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'made', 'x', 'x' FROM runs WHERE $1 > 0",
     ] {
         let wants = sql.contains("$1");
         let query = sqlx::query(sql);
@@ -571,8 +658,9 @@ async fn fill(runs: i64) -> Past {
     Past { shop, pool }
 }
 
-/// The statements of every pulse, pass and claim.
-const STATEMENTS: [&str; 9] = [
+/// The statements of every pulse, pass and claim, and of every step of a run.
+const STATEMENTS: [&str; 10] = [
+    "a run from its making to the archive",
     "pulse",
     "beat",
     "due, settle: ten new windows",
@@ -589,7 +677,8 @@ impl Past {
     async fn read(&self) -> (i64, i64) {
         sqlx::query_as(
             "SELECT COALESCE(sum(seq_tup_read + COALESCE(idx_tup_fetch, 0)), 0)::bigint, sum(seq_scan)::bigint
-             FROM pg_stat_user_tables WHERE relname IN ('runs', 'revisions', 'fires')",
+             FROM pg_stat_user_tables
+             WHERE relname IN ('runs', 'revisions', 'fires', 'remote_tasks', 'run_events', 'artifacts')",
         )
         .fetch_one(&self.shop.pool)
         .await
@@ -600,6 +689,7 @@ impl Past {
         match what {
             "pulse" => assert!(store.pulse().await.unwrap().next_step_at.is_some()),
             "beat" => store.beat(&Replica { id: Uuid::new_v4(), follows: false }, true, None).await.unwrap(),
+            "a run from its making to the archive" => self.live(store, n).await,
             "claim_due" => {
                 let claims = store.claim_due(&[claimant("north", 5), claimant("south", 5)], 10).await.unwrap();
                 assert_eq!((of(&claims, "north"), of(&claims, "south")), (5, 5));
@@ -657,10 +747,43 @@ impl Past {
                         }
                     })
                     .collect();
-                let made = firing.settle(&settled).await.unwrap();
+                let made = firing.settle(settled).await.unwrap();
                 assert_eq!(made, Made { instants: 10, runs: if held { 0 } else { 10 } });
             }
         }
+    }
+
+    /// Every statement of a run that is polled once.
+    async fn live(&self, store: &RunStore, n: i64) {
+        let start: DateTime<Utc> = "2031-01-02T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::days(n);
+        let new = NewRun {
+            job: "job-9".into(),
+            connection: "south".into(),
+            window_start: start,
+            window_end: start + TimeDelta::days(1),
+            window_label: start.format("%Y-%m-%d").to_string(),
+            fire_at: start,
+            ..new_run(1)
+        };
+        let permit = Permit { connection: "south", max_in_flight: 1000, ..PERMIT };
+        let run = run_of(store.open(&new).await.unwrap());
+        let claim = async || store.claim(run.id, &IDENTITY).await.unwrap().unwrap().lease;
+        let lease = claim().await;
+        let attempt = Uuid::new_v4();
+        let intent = Intent { attempt, creates: true, yields: true };
+        assert_eq!(store.intend(&lease, &permit, intent).await.unwrap(), Admission::Now);
+        let id = run.id.to_string();
+        assert!(store.ticket(attempt, &id, &json!({ "task_id": id }), &seen("NEW"), Duration::ZERO).await.unwrap());
+        let lease = claim().await;
+        assert_eq!(store.admit(&permit).await.unwrap(), Admission::Now);
+        store.polled(&lease, &seen("STARTED"), Duration::from_secs(1), Duration::ZERO).await.unwrap();
+        let lease = claim().await;
+        store.saw_ready(&lease, &seen("COMPLETED")).await.unwrap();
+        let run = store.run(run.id).await.unwrap().unwrap();
+        assert!(store.newest_manifest(run.series_id, &run.window_label).await.unwrap().is_none());
+        let (row, files) = revision(&run, 1);
+        let row = RevisionRow { window_start: new.window_start, window_end: new.window_end, ..row };
+        store.archived(Some(&lease), run.id, &row, &files).await.unwrap();
     }
 
     /// Calls each statement ten times, on a connection of its own, and says what that read.

@@ -316,6 +316,33 @@ async fn files_that_differ_from_the_set_in_force_are_told_until_they_are_applied
     shop.nothing().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_shop_that_the_config_lost_is_told_before_and_after_it_is_taken_out_of_force() {
+    let shop = Shop::open().await;
+    let south = format!(
+        "  south:\n    zone: Asia/Kolkata\n    livechat: {{ base_url: \"{}\", token: env:LIVECHAT }}\n",
+        shop.sandbox.livechat_base_url()
+    );
+    shop.config(&south);
+    shop.job("ratings", &format!("connections: all\n{DAILY}"));
+    shop.in_force().await;
+    shop.serving(1.0, None).await;
+    shop.nothing().await;
+    shop.config("");
+    let lost = shop.need("drift").await;
+    assert_eq!((text(&lost["job"]), text(&lost["connection"])), ("ratings", "south"));
+    assert_eq!(lost["message"], "it is in force, and the config here has no such connection for it");
+    let applied = shop.run(&["apply"]).await.expect(0).stdout;
+    let said = "out of force, because the config has no such connection for them: ratings@south\nversion 2 of the jobs is in force\n";
+    assert_eq!(applied, said);
+    shop.nothing().await;
+    shop.config(&south);
+    let idle = shop.need("drift").await;
+    assert!(text(&idle["message"]).starts_with("it does not fire: "), "{idle}");
+    shop.run(&["apply"]).await.expect(0);
+    shop.nothing().await;
+}
+
 /// A fire of `ratings` whose window is the day before it, so many hours ago.
 async fn fire(shop: &Shop, hours: i32, outcome: &str, run: &str) {
     shop.sql(&format!(
@@ -416,12 +443,18 @@ async fn series_in_force_that_no_process_serves_are_told() {
     shop.job("ratings", DAILY);
     shop.in_force().await;
     let item = shop.need("not_serving").await;
-    assert_eq!(item["message"], "1 series is in force and no process serves them; no planner has passed yet");
+    assert_eq!(item["message"], "1 series is in force and no process serves them; none ever did");
     assert_eq!(item["action"], "reportd serve");
     shop.serving(59.0, None).await;
     shop.nothing().await;
     shop.serving(300.0, None).await;
-    assert!(text(&shop.need("not_serving").await["message"]).contains("the last planner pass was 5 min ago"));
+    let item = shop.need("not_serving").await;
+    let gone = "no process serves them; reportd asha@ops pid 7 was seen last 5 min ago, and was not told to stop";
+    assert!(text(&item["message"]).ends_with(gone), "{item}");
+    shop.serving(1.0, None).await;
+    shop.sql("UPDATE replicas SET stopped_at = reportd_now()").await;
+    let stopped = "reportd asha@ops pid 7 was told to stop 0 s ago";
+    assert!(text(&shop.need("not_serving").await["message"]).ends_with(stopped));
     shop.serving(5.0, Some("its clock is 7 min fast")).await;
     let item = shop.need("not_serving").await;
     assert_eq!(item["message"], "reportd asha@ops pid 7 plans, but: its clock is 7 min fast");

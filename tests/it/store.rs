@@ -10,7 +10,7 @@ use reportd::request::Seen;
 use reportd::run::state::{Event, State};
 use reportd::run::store::claim::{Claimed, Identity};
 use reportd::run::store::make::{NewRun, Opened};
-use reportd::run::store::permit::{Admission, Permit};
+use reportd::run::store::permit::{Admission, Intent, Permit};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
 use reportd::run::store::revision::{ArtifactRow, RevisionRow};
@@ -47,6 +47,7 @@ pub fn new_run(day: u32) -> NewRun {
         window_label: start.format("%Y-%m-%d").to_string(),
         provisional: false,
         again: false,
+        may_repeat: true,
         fire_at: start,
         not_before: None,
         request: json!({}),
@@ -54,6 +55,11 @@ pub fn new_run(day: u32) -> NewRun {
         notices: None,
         account: "a".into(),
     }
+}
+
+/// The intent of a create.
+fn creates(attempt: Uuid) -> Intent {
+    Intent { attempt, creates: true, yields: false }
 }
 
 pub fn seen(status: &str) -> Seen {
@@ -76,7 +82,7 @@ pub async fn claimed(store: &RunStore, day: u32) -> Claimed {
 /// Brings a claimed run to `submitting`; the attempt's id.
 pub async fn submitting(store: &RunStore, lease: &Lease) -> Uuid {
     let attempt = Uuid::new_v4();
-    assert_eq!(store.intend(lease, &PERMIT, attempt, true, false).await.unwrap(), Admission::Now);
+    assert_eq!(store.intend(lease, &PERMIT, creates(attempt)).await.unwrap(), Admission::Now);
     attempt
 }
 
@@ -409,10 +415,7 @@ const WRITES: &[(&str, State, Write)] = &[
     ("hold", State::Submitting, |store, claimed| Box::pin(store.hold(&claimed.lease, "unknown"))),
     ("intend", State::Queued, |store, claimed| {
         Box::pin(async {
-            store
-                .intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, true)
-                .await
-                .map(|a| assert_eq!(a, Admission::Now))
+            store.intend(&claimed.lease, &PERMIT, creates(Uuid::new_v4())).await.map(|a| assert_eq!(a, Admission::Now))
         })
     }),
     ("take_revision", State::Waiting, |store, claimed| {
@@ -694,7 +697,7 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
                     let claimed = store.claim(id, &IDENTITY).await.unwrap().unwrap();
                     store.renew(&[claimed.lease.token]).await.unwrap();
                     assert_eq!(
-                        store.intend(&claimed.lease, &PERMIT, Uuid::new_v4(), true, false).await.unwrap(),
+                        store.intend(&claimed.lease, &PERMIT, creates(Uuid::new_v4())).await.unwrap(),
                         Admission::Now
                     );
                     let later = Later {

@@ -25,7 +25,6 @@ use crate::coverage::cell::State;
 use crate::coverage::look::{BATCH, Calendar, Look, LookError};
 use crate::coverage::verify::Checked;
 use crate::job::{Job, Series};
-use crate::telemetry::Chain;
 use crate::view::CoverageView;
 use paint::Paint;
 
@@ -81,7 +80,6 @@ impl From<LookError> for Failure {
         match error {
             LookError::Open(error) => error.into(),
             LookError::Store(error) => error.into(),
-            too_many @ LookError::TooMany { .. } => Failure::Usage(Chain(&too_many).to_string()),
             other @ LookError::Rules { .. } => Failure::Failed(other.into()),
         }
     }
@@ -115,6 +113,7 @@ impl Coverage {
 
     async fn show(&self, cx: &Cx, app: &App, files: &Files, span: Span) -> Result<Exit, Failure> {
         app.worker.check_bond_to_read().await?;
+        app.worker.check_manifests().await?;
         let chosen = files.series(self.selection.as_ref()).map_err(Failure::Usage)?;
         note_clipped(&chosen, span);
         let names: HashSet<&str> = files.jobs.jobs.iter().map(|job| job.name.as_str()).collect();
@@ -124,8 +123,13 @@ impl Coverage {
         let paint = Paint { colour };
         let mut total = Total::default();
         let mut strips = Strips::default();
+        let mut refused = None;
         for batch in chosen.chunks(BATCH) {
             for calendar in look.at(batch).await? {
+                if let Some(failure) = too_many(&calendar) {
+                    refused = Some(failure.complain());
+                    continue;
+                }
                 if cx.json() {
                     lines(&calendar);
                 } else if self.selection.is_some() {
@@ -136,14 +140,18 @@ impl Coverage {
                 self.count(&calendar, &mut total);
             }
         }
-        if !cx.json() && self.selection.is_none() {
+        if !cx.json() && self.selection.is_none() && (total.series > 0 || refused.is_none()) {
             say(&strips.text(&total, paint));
         }
         if self.verify {
             let Checked { revisions, files, bytes } = total.checked;
             note(&format!("reportd: hashed {files} files of {revisions} revisions, {}", size(bytes)));
         }
-        Ok(if self.check && total.lacking > 0 { Exit::Failed } else { Exit::Done })
+        Ok(match refused {
+            Some(exit) => exit,
+            None if self.check && total.lacking > 0 => Exit::Failed,
+            None => Exit::Done,
+        })
     }
 
     /// Adds a series to the total; with `--check` says what it lacks.
@@ -166,6 +174,12 @@ impl Coverage {
             }
         }
     }
+}
+
+/// A schedule that names more windows than are looked at keeps nobody from seeing the other series.
+pub(super) fn too_many(calendar: &Calendar<'_>) -> Option<Failure> {
+    let too_many = calendar.too_many.as_ref()?;
+    Some(Failure::Usage(format!("{}: {too_many}", calendar.name())))
 }
 
 fn lines(calendar: &Calendar<'_>) {
@@ -228,6 +242,7 @@ impl Strips {
         }
         out.push_str(&match (total.series, total.with_gaps, total.lacking) {
             (0, ..) => "no job files".to_owned(),
+            (_, 0, 0) if longest == 0 => format!("\n{}", words::NOTHING_EXPECTED),
             (_, 0, 0) => "\nevery window is held".to_owned(),
             (_, 0, lacking) => {
                 format!("\n{} not held, and none of them for `reportd fill`", words::counted(lacking, "window"))

@@ -5,6 +5,7 @@ use chrono::NaiveDate;
 use super::paint::Paint;
 use crate::coverage::cell::{Cell, State};
 use crate::coverage::look::Calendar;
+use crate::request::Vendor;
 use crate::request::window::Window;
 use crate::worker::step::short;
 
@@ -112,7 +113,14 @@ fn what_to_do(calendar: &Calendar<'_>, state: State, cells: &[Cell]) -> Vec<Stri
             };
             vec![resume, format!("{fill}   (fetches what was paused)")]
         }
-        State::Failed => vec![format!("reportd show {run}   (why)"), format!("{fill}   (once more)")],
+        State::Failed => {
+            let but = match calendar.job.vendor() {
+                // `fill` leaves these to a person.
+                Vendor::Bik => format!("; where BIK may have mailed it nevertheless: reportd retry {run}"),
+                Vendor::Livechat | Vendor::Jaicp => String::new(),
+            };
+            vec![format!("reportd show {run}   (why)"), format!("{fill}   (once more{but})")]
+        }
         State::NeedsYou => {
             vec![format!("reportd show {run}   (what for), then reportd resolve {run}, or what it says")]
         }

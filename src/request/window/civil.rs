@@ -97,13 +97,26 @@ pub(crate) fn offset_change(before: DateTime<Utc>, after: DateTime<Utc>, zone: T
     at(high)
 }
 
-/// Start of the local hour of `t`: its full hour, or the instant inside it at which the offset changed. `None` only
-/// at the limits of what chrono holds.
+/// Start of the local hour of `t`: the last instant at or before it at which the clock shows a full hour. Where a change of
+/// half an hour swallows a full hour or sets the clock back from it, the hour before goes on: it then has 90 minutes, and a
+/// schedule of every hour names it. `None` only at the limits of what chrono holds.
 pub(super) fn hour_start(t: DateTime<Utc>, zone: Tz) -> Option<DateTime<Utc>> {
     let t = DateTime::from_timestamp(t.timestamp(), 0)?;
+    let full = t.checked_sub_signed(past_the_hour(t, zone))?;
+    if offset_at(full, zone) == offset_at(t, zone) {
+        return Some(full);
+    }
+    let change = offset_change(full, t, zone);
+    if past_the_hour(change, zone).is_zero() {
+        return Some(change);
+    }
+    hour_start(change.checked_sub_signed(TimeDelta::seconds(1))?, zone)
+}
+
+/// How long after a full hour the clock is.
+fn past_the_hour(t: DateTime<Utc>, zone: Tz) -> TimeDelta {
     let shown = local(t, zone);
-    let full = t.checked_sub_signed(TimeDelta::seconds(i64::from(shown.minute() * 60 + shown.second())))?;
-    Some(if offset_at(full, zone) == offset_at(t, zone) { full } else { offset_change(full, t, zone) })
+    TimeDelta::seconds(i64::from(shown.minute() * 60 + shown.second()))
 }
 
 /// First day of the week of `date`. `None` only before the dates that chrono holds.

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
@@ -136,6 +136,23 @@ pub struct ReplicaRow {
     pub passed_at: Option<DateTime<Utc>>,
     /// What keeps it from planning, or from planning some series.
     pub trouble: Option<String>,
+    /// When it signed off; `None` = it serves, or was killed.
+    pub stopped_at: Option<DateTime<Utc>>,
+}
+
+/// A process that was not seen for longer is gone.
+const SEEN: TimeDelta = TimeDelta::seconds(60);
+
+impl ReplicaRow {
+    /// Whether it serves, as far as its row tells.
+    pub fn serves(&self, now: DateTime<Utc>) -> bool {
+        self.stopped_at.is_none() && now - self.seen_at <= SEEN
+    }
+
+    /// Whether it decided what is due a moment ago.
+    pub fn plans(&self, now: DateTime<Utc>) -> bool {
+        self.passed_at.is_some_and(|at| now - at <= SEEN)
+    }
 }
 
 /// What is not there, by its window.
@@ -287,9 +304,11 @@ impl RunStore {
 
     /// The processes that serve, or did in the last day.
     pub async fn replicas(&self) -> Result<Vec<ReplicaRow>, StoreError> {
-        sqlx::query_as("SELECT who, follows, seen_at, passed_at, trouble FROM replicas ORDER BY seen_at DESC, id")
-            .fetch_all(&self.pool)
-            .await
-            .map_err(doing("list the processes that serve"))
+        sqlx::query_as(
+            "SELECT who, follows, seen_at, passed_at, trouble, stopped_at FROM replicas ORDER BY seen_at DESC, id",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("list the processes that serve"))
     }
 }

@@ -292,24 +292,6 @@ impl RunStore {
         .map_err(doing("look up the files of revisions"))
     }
 
-    /// The newest revision in each of these folders: a series, and a label that windows of several zones may share.
-    pub async fn newest_in_folders(&self, folders: &[(i64, &str)]) -> Result<Vec<(i64, String, i32)>, StoreError> {
-        let (series, labels): (Vec<i64>, Vec<&str>) = folders.iter().copied().unzip();
-        // Served by revisions_pkey.
-        sqlx::query_as(
-            "SELECT r.* FROM unnest($1::bigint[], $2::text[]) AS f (series_id, window_label)
-             CROSS JOIN LATERAL (
-                 SELECT series_id, window_label, revision FROM revisions
-                 WHERE series_id = f.series_id AND window_label = f.window_label ORDER BY revision DESC LIMIT 1
-             ) r",
-        )
-        .bind(series)
-        .bind(labels)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing("look up the newest revisions of folders"))
-    }
-
     /// How long the newest archived runs of these series took; a series without one has no row.
     pub async fn pace_of(&self, series: &[i64]) -> Result<Vec<PaceRow>, StoreError> {
         // Served by runs_history, run_events_of_run and artifacts_pkey. A call is a create, a poll, or a page that is kept.

@@ -11,10 +11,11 @@ WITH claimants AS (
     FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::bigint[])
         WITH ORDINALITY AS c (connection, vendor, base_url, account, max_in_flight, most, place)
 ),
--- What waits at the vendor first (runs_under_way), then queued runs (runs_queued), each with fill last, by its time.
+-- What waits at the vendor first (runs_under_way), then queued runs (runs_queued), each with fill last, by its time; a backlog that
+-- is due at one moment comes oldest first.
 due AS (
     SELECT found.id, found.taken_over FROM claimants c CROSS JOIN LATERAL (
-        (SELECT id, lease_token IS NOT NULL AS taken_over, 0 AS rank, next_step_at FROM runs
+        (SELECT id, lease_token IS NOT NULL AS taken_over, 0 AS rank, trigger = 'fill' AS is_fill, next_step_at, fire_at FROM runs
          WHERE connection = c.connection AND vendor = c.vendor
              AND state IN ('submitting', 'waiting') AND next_step_at <= reportd_now()
              AND base_url = c.base_url AND account IN (c.account, '')
@@ -22,12 +23,12 @@ due AS (
                       WHEN 'submitting' THEN make_interval(secs => $7) ELSE interval '0' END <= reportd_now())
          ORDER BY (trigger = 'fill'), next_step_at LIMIT c.most)
         UNION ALL
-        (SELECT id, lease_token IS NOT NULL AS taken_over, 1 AS rank, next_step_at FROM runs
+        (SELECT id, lease_token IS NOT NULL AS taken_over, 1 AS rank, trigger = 'fill' AS is_fill, next_step_at, fire_at FROM runs
          WHERE connection = c.connection AND vendor = c.vendor AND state = 'queued' AND next_step_at <= reportd_now()
              AND base_url = c.base_url AND account IN (c.account, '')
              AND (lease_until IS NULL OR lease_until <= reportd_now())
-         ORDER BY (trigger = 'fill'), next_step_at LIMIT LEAST(c.most, c.room))
-        ORDER BY rank, next_step_at LIMIT c.most
+         ORDER BY (trigger = 'fill'), next_step_at, fire_at LIMIT LEAST(c.most, c.room))
+        ORDER BY rank, is_fill, next_step_at, fire_at LIMIT c.most
     ) found
     ORDER BY c.place LIMIT $8
 ),

@@ -8,10 +8,12 @@ use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
-use sqlx::{FromRow, PgTransaction, types::Json};
+use sqlx::{Acquire, FromRow, PgTransaction, types::Json};
 use uuid::Uuid;
 
+use super::fires::{Ledger, decided};
 use super::make::NewRun;
+use super::revive::{go_on, is_live_twin, revivable};
 use super::{RunStore, StoreError, doing};
 
 /// A version of a rule, as stored.
@@ -107,22 +109,27 @@ impl RunStore {
             .fetch_one(&mut *tx)
             .await
             .map_err(doing(what))?;
-        let due = sqlx::query_as(
-            "WITH due AS (
-                 SELECT id, job, connection, cursor_at, next_at FROM series
-                 WHERE next_at <= $1 AND NOT id = ANY ($2)
-                 ORDER BY next_at <= $1 - interval '60 seconds', next_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED
-             )
-             SELECT id, job, connection, cursor_at,
-                    (SELECT json_agg(json_build_array(from_at, rule)) FROM series_rules WHERE series_id = due.id) AS rules,
-                    COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, paused_by, reason))
-                              FROM series_pauses WHERE series_id = due.id
-                                  AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses
-             FROM due ORDER BY next_at <= $1 - interval '60 seconds', next_at, id",
+        let ids: Vec<i64> = sqlx::query_scalar(
+            "SELECT id FROM series WHERE next_at <= $1 AND NOT id = ANY ($2)
+             ORDER BY next_at <= $1 - interval '60 seconds', next_at LIMIT $3 FOR NO KEY UPDATE SKIP LOCKED",
         )
         .bind(now)
         .bind(skip)
         .bind(limit)
+        .fetch_all(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        // A statement of its own, which sees all that was said before the rows were locked: a pause waits for the same locks.
+        let due = sqlx::query_as(
+            "SELECT id, job, connection, cursor_at,
+                    (SELECT json_agg(json_build_array(from_at, rule)) FROM series_rules WHERE series_id = due.id) AS rules,
+                    COALESCE((SELECT json_agg(json_build_array(paused_at, resumed_at, paused_by, reason))
+                              FROM series_pauses WHERE series_id = due.id
+                                  AND (resumed_at IS NULL OR resumed_at > due.cursor_at)), '[]') AS pauses
+             FROM series due WHERE id = ANY ($1) ORDER BY next_at <= $2 - interval '60 seconds', next_at, id",
+        )
+        .bind(ids)
+        .bind(now)
         .fetch_all(&mut *tx)
         .await
         .map_err(doing(what))?;
@@ -131,8 +138,13 @@ impl RunStore {
 }
 
 impl Firing<'_> {
-    /// Writes the ledger, makes the runs and moves the cursors, all or nothing.
-    pub async fn settle(mut self, settled: &[Settled]) -> Result<Made, StoreError> {
+    /// Writes the ledger, makes the runs and moves the cursors, all or nothing. Instants that the ledger has already are left
+    /// out: a cursor that was set back, by a clock that was wrong, makes no second run.
+    pub async fn settle(mut self, mut settled: Vec<Settled>) -> Result<Made, StoreError> {
+        let decided = decided(&mut self.tx, &settled).await?;
+        for series in &mut settled {
+            series.decided.retain(|one| !decided.contains(&(series.id, one.fire_at)));
+        }
         let wanted: Vec<Wanted<'_>> = settled
             .iter()
             .flat_map(|series| series.decided.iter().map(move |d| (series.id, d)))
@@ -152,7 +164,7 @@ impl Firing<'_> {
         }
         let uncovered: Vec<&Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).collect();
         let covering = self.covering(&uncovered).await?;
-        self.write_ledger(settled, &wanted, &made, &skipped, &covering).await?;
+        self.write_ledger(&settled, &wanted, &made, &skipped, &covering).await?;
         let what = "move the cursors of series";
         sqlx::query(
             "UPDATE series SET cursor_at = GREATEST(series.cursor_at, s.cursor_at), next_at = s.next_at
@@ -184,16 +196,16 @@ impl Firing<'_> {
     /// Makes the runs whose windows are neither held nor worked on; returns their ids.
     async fn make(&mut self, wanted: &[Wanted<'_>]) -> Result<HashSet<Uuid>, StoreError> {
         let what = "make the runs of a schedule";
-        let text = |get: fn(&NewRun) -> &str| wanted.iter().map(|w| get(w.run).to_owned()).collect::<Vec<String>>();
+        self.revive(wanted).await?;
         let made: Vec<Uuid> = sqlx::query_scalar(
             "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
                                window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at, notices)
              SELECT id, series_id, job, connection, vendor, trigger, 'queued', window_start, window_end,
-                    window_zone, window_label, provisional, fire_at, request, base_url, account,
-                    GREATEST(reportd_now(), not_before), notices
+                    window_zone, window_label, provisional, fire_at, request::json, base_url, account,
+                    GREATEST(reportd_now(), not_before), notices::json
              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
-                         $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::timestamptz[], $13::json[],
-                         $14::text[], $15::text[], $16::timestamptz[], $17::bool[], $18::json[])
+                         $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::timestamptz[], $13::text[],
+                         $14::text[], $15::text[], $16::timestamptz[], $17::bool[], $18::text[])
                  AS w (id, series_id, job, connection, vendor, trigger, window_start, window_end, window_zone, window_label,
                        provisional, fire_at, request, base_url, account, not_before, again, notices)
              WHERE again OR NOT window_is_held(series_id, window_start, window_end, provisional)
@@ -202,22 +214,23 @@ impl Firing<'_> {
         )
         .bind(wanted.iter().map(|w| w.id).collect::<Vec<_>>())
         .bind(wanted.iter().map(|w| w.series).collect::<Vec<_>>())
-        .bind(text(|r| &r.job))
-        .bind(text(|r| &r.connection))
-        .bind(text(|r| r.vendor))
-        .bind(text(|r| r.trigger.as_str()))
-        .bind(wanted.iter().map(|w| w.run.window_start).collect::<Vec<_>>())
-        .bind(wanted.iter().map(|w| w.run.window_end).collect::<Vec<_>>())
-        .bind(text(|r| r.window_zone))
-        .bind(text(|r| &r.window_label))
-        .bind(wanted.iter().map(|w| w.run.provisional).collect::<Vec<_>>())
-        .bind(wanted.iter().map(|w| w.run.fire_at).collect::<Vec<_>>())
-        .bind(wanted.iter().map(|w| Json(w.run.request.clone())).collect::<Vec<_>>())
-        .bind(text(|r| &r.base_url))
-        .bind(text(|r| &r.account))
-        .bind(wanted.iter().map(|w| w.run.not_before).collect::<Vec<_>>())
-        .bind(wanted.iter().map(|w| w.run.again).collect::<Vec<_>>())
-        .bind(wanted.iter().map(|w| w.run.notices.clone().map(Json)).collect::<Vec<_>>())
+        .bind(column(wanted, |r| r.job.clone()))
+        .bind(column(wanted, |r| r.connection.clone()))
+        .bind(column(wanted, |r| r.vendor))
+        .bind(column(wanted, |r| r.trigger.as_str()))
+        .bind(column(wanted, |r| r.window_start))
+        .bind(column(wanted, |r| r.window_end))
+        .bind(column(wanted, |r| r.window_zone))
+        .bind(column(wanted, |r| r.window_label.clone()))
+        .bind(column(wanted, |r| r.provisional))
+        .bind(column(wanted, |r| r.fire_at))
+        // As text: sqlx binds JSON values as jsonb, which sorts keys, and what is sent must be what `plan` shows.
+        .bind(column(wanted, |r| r.request.to_string()))
+        .bind(column(wanted, |r| r.base_url.clone()))
+        .bind(column(wanted, |r| r.account.clone()))
+        .bind(column(wanted, |r| r.not_before))
+        .bind(column(wanted, |r| r.again))
+        .bind(column(wanted, |r| r.notices.as_ref().map(Value::to_string)))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing(what))?;
@@ -244,6 +257,22 @@ impl Firing<'_> {
         .await
         .map_err(doing(what))?;
         Ok(made.into_iter().collect())
+    }
+
+    /// Lets the last runs of these windows go on with their tickets, where they can; they are then live.
+    async fn revive(&mut self, wanted: &[Wanted<'_>]) -> Result<(), StoreError> {
+        let what = "take up runs again";
+        let asked: Vec<(i64, &NewRun)> = wanted.iter().map(|w| (w.series, w.run)).collect();
+        for run in revivable(&mut *self.tx, &asked).await? {
+            // Somebody may make or take up a run of this window by hand at the same moment, which must not end the pass.
+            let mut savepoint = self.tx.begin().await.map_err(doing(what))?;
+            match go_on(&mut *savepoint, run, self.who).await {
+                Ok(_) => savepoint.commit().await.map_err(doing(what))?,
+                Err(error) if is_live_twin(&error) => savepoint.rollback().await.map_err(doing(what))?,
+                Err(error) => return Err(doing(what)(error)),
+            }
+        }
+        Ok(())
     }
 
     /// For each of these windows the run that works on it, or that made what is held.
@@ -307,56 +336,10 @@ impl Firing<'_> {
                 rows.push(series.id, decided, outcome, run, reason);
             }
         }
-        if rows.series.is_empty() {
-            return Ok(());
-        }
-        sqlx::query(
-            "INSERT INTO fires (series_id, fire_at, outcome, run_id, window_start, window_end, reason)
-             SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::uuid[], $5::timestamptz[],
-                                  $6::timestamptz[], $7::text[])
-             ON CONFLICT (series_id, fire_at) DO NOTHING",
-        )
-        .bind(rows.series)
-        .bind(rows.fire_at)
-        .bind(rows.outcome)
-        .bind(rows.run)
-        .bind(rows.start)
-        .bind(rows.end)
-        .bind(rows.reason)
-        .execute(&mut *self.tx)
-        .await
-        .map_err(doing("write the ledger of fires"))?;
-        Ok(())
+        rows.insert(&mut self.tx).await
     }
 }
 
-/// The columns of `fires`.
-#[derive(Default)]
-struct Ledger {
-    series: Vec<i64>,
-    fire_at: Vec<DateTime<Utc>>,
-    outcome: Vec<&'static str>,
-    run: Vec<Option<Uuid>>,
-    start: Vec<Option<DateTime<Utc>>>,
-    end: Vec<Option<DateTime<Utc>>>,
-    reason: Vec<Option<String>>,
-}
-
-impl Ledger {
-    fn push(
-        &mut self,
-        series: i64,
-        decided: &Decided,
-        outcome: &'static str,
-        run: Option<Uuid>,
-        reason: Option<String>,
-    ) {
-        self.series.push(series);
-        self.fire_at.push(decided.fire_at);
-        self.outcome.push(outcome);
-        self.run.push(run);
-        self.start.push(decided.window.map(|(start, _)| start));
-        self.end.push(decided.window.map(|(_, end)| end));
-        self.reason.push(reason);
-    }
+fn column<T>(wanted: &[Wanted<'_>], get: fn(&NewRun) -> T) -> Vec<T> {
+    wanted.iter().map(|w| get(w.run)).collect()
 }

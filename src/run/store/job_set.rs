@@ -103,14 +103,25 @@ impl RunStore {
         Ok(JobSet { version, applied_at, applied_by, files })
     }
 
+    /// Which of the jobs of the set are not among these.
+    pub async fn jobs_besides(&self, names: &[&str]) -> Result<Vec<String>, StoreError> {
+        sqlx::query_scalar("SELECT job FROM job_files WHERE NOT job = ANY ($1) ORDER BY job")
+            .bind(names)
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing("compare the job folder with the set of jobs in force"))
+    }
+
     /// Locks the set for a change; dropping what is returned changes nothing.
     pub async fn apply(&self) -> Result<Applying<'_>, StoreError> {
         let what = "lock the set of jobs in force";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let (version, now) = sqlx::query_as("SELECT version, reportd_now() FROM job_set FOR UPDATE")
+        let version = sqlx::query_scalar("SELECT version FROM job_set FOR UPDATE")
             .fetch_one(&mut *tx)
             .await
             .map_err(doing(what))?;
+        // Asked when the row is ours: a statement's time is that of its beginning, and planners went on while it waited.
+        let now = sqlx::query_scalar("SELECT reportd_now()").fetch_one(&mut *tx).await.map_err(doing(what))?;
         let files: Vec<(String, String)> =
             sqlx::query_as("SELECT job, sha256 FROM job_files").fetch_all(&mut *tx).await.map_err(doing(what))?;
         Ok(Applying { tx, who: &self.who.0, version, now, files: files.into_iter().collect() })

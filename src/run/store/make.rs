@@ -5,6 +5,7 @@ use serde_json::Value;
 use uuid::Uuid;
 
 use super::revision::RevisionRow;
+use super::revive::{go_on, is_live_twin, revivable};
 use super::{RunStore, StoreError, doing};
 use crate::run::{Run, Trigger};
 
@@ -43,6 +44,8 @@ pub struct NewRun {
     pub notices: Option<Value>,
     /// Made although the archive holds the window.
     pub again: bool,
+    /// A second create harms nobody.
+    pub may_repeat: bool,
 }
 
 /// A run for the window: made now, or already live; or what the archive holds.
@@ -57,8 +60,8 @@ pub enum Opened {
 }
 
 impl RunStore {
-    /// Makes a run for the window, attaches to the one that is live, or says what is held. Callers at once agree: either one
-    /// makes the run and the others attach, or all are told what it left.
+    /// Makes a run for the window, attaches to the one that is live or can go on with its ticket, or says what is held. Callers
+    /// at once agree: either one makes the run and the others attach, or all are told what it left.
     pub async fn open(&self, new: &NewRun) -> Result<Opened, StoreError> {
         let what = "make a run";
         let series = self.series(&new.job, &new.connection, new.vendor).await?;
@@ -68,6 +71,10 @@ impl RunStore {
                 && let Some(row) = held(&self.pool, series, new).await?
             {
                 return Ok(Opened::Held(row));
+            }
+            // Who says `again` of a window wants a new create.
+            if !new.again {
+                self.revive(series, new).await?;
             }
             let mut tx = self.pool.begin().await.map_err(doing(what))?;
             if let Some(run) = self.insert(&mut tx, series, new).await? {
@@ -93,6 +100,17 @@ impl RunStore {
             }
         }
         Err(StoreError::Refused("runs of this window come and go too fast to attach to one: try again".into()))
+    }
+
+    /// Lets the window's last run go on with its ticket, if it can; it is then live.
+    async fn revive(&self, series: i64, new: &NewRun) -> Result<(), StoreError> {
+        for run in revivable(&self.pool, &[(series, new)]).await? {
+            match go_on(&self.pool, run, &self.who.0).await {
+                Err(error) if !is_live_twin(&error) => return Err(doing("take up a run again")(error)),
+                Ok(_) | Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     async fn insert(

@@ -3,6 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::revive::{Revivable, go_on, is_live_twin};
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
 use crate::run::{FailureClass, Run, State};
@@ -84,27 +85,10 @@ impl RunStore {
 
     /// Starts an ended run again with the ticket of this create.
     pub async fn retry_ticket(&self, run: &Run, attempt: Uuid) -> Result<(), StoreError> {
-        let done = sqlx::query(
-            "WITH moved AS (
-                 UPDATE runs SET state = 'waiting', noticed = NULL, finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
-                     errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
-                     last_poll_at = NULL, attempt_id = task.attempt_id, ticket = task.ticket, ticketed_at = task.created_at,
-                     base_url = task.base_url, account = task.account,
-                     revision = COALESCE(runs.revision, next_revision(runs.series_id, runs.window_label))
-                 FROM remote_tasks task
-                 WHERE runs.id = $1 AND runs.state = ANY ($2) AND task.attempt_id = $4 AND task.ticket IS NOT NULL
-                 RETURNING runs.id
-             )
-             INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3, 'goes on with its ticket' FROM moved",
-        )
-        .bind(run.id)
-        .bind(sources(Event::RetryTicket))
-        .bind(&self.who.0)
-        .bind(attempt)
-        .execute(&self.pool)
-        .await
-        .map_err(|e| live_twin(e, "retry a run"))?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
+        let revivable = Revivable { run_id: run.id, attempt_id: attempt };
+        let done = go_on(&self.pool, revivable, &self.who.0).await;
+        let done = done.map_err(|e| live_twin(e, "retry a run"))?;
+        if done == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
     }
 
     /// An ended run whose create may have taken effect, and may not be repeated, is held instead of sent again.
@@ -265,10 +249,8 @@ impl RunStore {
 
 /// A run cannot come back to life while another works on its window.
 fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
-    match &error {
-        sqlx::Error::Database(e) if e.constraint() == Some("runs_one_live_per_window") => {
-            StoreError::Refused("another run is working on this window already: see `reportd runs`".into())
-        }
-        _ => doing(what)(error),
+    if is_live_twin(&error) {
+        return StoreError::Refused("another run is working on this window already: see `reportd runs`".into());
     }
+    doing(what)(error)
 }

@@ -25,12 +25,16 @@ pub enum Admission {
         /// How many.
         in_flight: i64,
     },
+    /// Runs of the account that are no `fill` are due, and a process that serves takes them first.
+    Behind,
     /// The vendor refuses our credentials.
     BreakerOpen {
         /// What it said.
         reason: String,
         /// When one run may try again.
         probe_at: DateTime<Utc>,
+        /// A person opened it: no run tries before a person closes it.
+        by_hand: bool,
     },
 }
 
@@ -49,6 +53,17 @@ pub struct Permit<'a> {
     pub secret: &'a str,
 }
 
+/// What a run is about to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Intent {
+    /// The id of the call.
+    pub attempt: Uuid,
+    /// It is a create: it has a row in `remote_tasks`.
+    pub creates: bool,
+    /// It is a `fill`'s, and lets the account's other runs go first.
+    pub yields: bool,
+}
+
 /// How long an open breaker keeps everyone out before one run may try.
 const PROBE: Duration = Duration::from_secs(15 * 60);
 
@@ -58,6 +73,7 @@ struct Gate {
     breaker_open: bool,
     breaker_reason: Option<String>,
     breaker_probe_at: Option<DateTime<Utc>>,
+    breaker_by_hand: bool,
     may_probe: bool,
 }
 
@@ -69,16 +85,9 @@ impl Gate {
 
 impl RunStore {
     /// Asks for a permit and, in the same transaction, commits the intent to make the first call: breaker, in-flight
-    /// limit and rate are checked under a lock on the account's row, so they hold over all processes. With a create,
-    /// `task` also makes its row in `remote_tasks`. `allocate` gives the run its revision now (answers that come at once).
-    pub async fn intend(
-        &self,
-        lease: &Lease,
-        permit: &Permit<'_>,
-        attempt: Uuid,
-        task: bool,
-        allocate: bool,
-    ) -> Result<Admission, StoreError> {
+    /// limit and rate are checked under a lock on the account's row, so they hold over all processes. A create's row in
+    /// `remote_tasks` is made with it; a call whose answer is the report has its run's revision allocated now.
+    pub async fn intend(&self, lease: &Lease, permit: &Permit<'_>, intent: Intent) -> Result<Admission, StoreError> {
         let what = "commit the intent to call the vendor";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let gate = lock_gate(&mut tx, permit).await?;
@@ -103,26 +112,28 @@ impl RunStore {
         if in_flight >= i64::from(permit.max_in_flight) {
             return Ok(Admission::Full { in_flight });
         }
+        if intent.yields && others_go_first(&mut tx, permit, lease.run).await? {
+            return Ok(Admission::Behind);
+        }
         take_slot(&mut tx, permit, &gate).await?;
         let done = sqlx::query(
             "WITH intended AS (
                  UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
-                     revision = CASE WHEN $5 THEN COALESCE(revision, next_revision(series_id, window_label)) ELSE revision END
+                     revision = CASE WHEN $5 THEN revision ELSE COALESCE(revision, next_revision(series_id, window_label)) END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
                  RETURNING id, connection, vendor, base_url, account
              ), task AS (
                  INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
-                 SELECT $3, id, connection, vendor, base_url, account FROM intended WHERE $6
+                 SELECT $3, id, connection, vendor, base_url, account FROM intended WHERE $5
              )
              INSERT INTO run_events (run_id, kind, who, detail)
-             SELECT id, 'submitting', $7, 'about to call ' || vendor FROM intended",
+             SELECT id, 'submitting', $6, 'about to call ' || vendor FROM intended",
         )
         .bind(lease.run)
         .bind(lease.token)
-        .bind(attempt)
+        .bind(intent.attempt)
         .bind(sources(Event::Intend))
-        .bind(allocate)
-        .bind(task)
+        .bind(intent.creates)
         .bind(&self.who.0)
         .execute(&mut *tx)
         .await
@@ -199,16 +210,22 @@ impl RunStore {
 /// Locks the account's row, making it first when it is new.
 async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Result<Gate, StoreError> {
     let what = "lock the account's limits";
-    let select = "SELECT GREATEST(extract(epoch FROM next_free_at - reportd_now()), 0)::float8 AS wait_s, breaker_open, breaker_reason,
-                         breaker_probe_at,
+    // Nothing is ever further off than one call's distance, or a probe's, and the time for which this row may be waited for: what
+    // is was written by a clock that was ahead, and is over.
+    let select = "SELECT CASE WHEN next_free_at > reportd_now() + make_interval(secs => $4) THEN 0
+                              ELSE GREATEST(extract(epoch FROM next_free_at - reportd_now()), 0) END::float8 AS wait_s, breaker_open, breaker_reason,
+                         breaker_probe_at, breaker_by_hand,
                          breaker_open AND NOT breaker_by_hand
-                             AND (breaker_probe_at <= reportd_now() OR breaker_secret IS DISTINCT FROM $3) AS may_probe
+                             AND (breaker_probe_at <= reportd_now() OR breaker_probe_at > reportd_now() + make_interval(secs => $5)
+                                  OR breaker_secret IS DISTINCT FROM $3) AS may_probe
                   FROM connections WHERE connection = $1 AND vendor = $2 FOR UPDATE";
     for _ in 0..2 {
         let gate: Option<Gate> = sqlx::query_as(select)
             .bind(permit.connection)
             .bind(permit.vendor)
             .bind(permit.secret)
+            .bind(slot_s(permit) + 60.0)
+            .bind(PROBE.as_secs_f64() + 60.0)
             .fetch_optional(&mut **tx)
             .await
             .map_err(doing(what))?;
@@ -225,11 +242,48 @@ async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Res
     Err(StoreError::Database { what, source: sqlx::Error::RowNotFound })
 }
 
+/// How long a run may have been due for a `fill` to let it go first. One that nobody took for longer is one that no process that
+/// serves can take, and must not keep a fill from working.
+const YIELDS: Duration = Duration::from_secs(15 * 60);
+
+/// Whether runs of the account that are no `fill` are due, and somebody serves who takes them: who fills by hand beside no
+/// service must not wait for ever.
+async fn others_go_first(
+    tx: &mut sqlx::PgTransaction<'_>,
+    permit: &Permit<'_>,
+    behind: Uuid,
+) -> Result<bool, StoreError> {
+    // Served by runs_queued: of a boolean expression PostgreSQL takes IS FALSE as it stands, and rewrites `= false`.
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM replicas WHERE stopped_at IS NULL AND trouble IS NULL
+                            AND seen_at > reportd_now() - interval '30 seconds')
+             AND EXISTS (SELECT 1 FROM runs mine CROSS JOIN LATERAL (
+                             SELECT 1 FROM runs due
+                             WHERE connection = $1 AND vendor = $2 AND state = 'queued' AND (trigger = 'fill') IS FALSE
+                                 AND next_step_at <= reportd_now() AND next_step_at > reportd_now() - make_interval(secs => $4)
+                                 AND NOT blocked AND base_url = mine.base_url AND account IN (mine.account, '') LIMIT 1
+                         ) due WHERE mine.id = $3)",
+    )
+    .bind(permit.connection)
+    .bind(permit.vendor)
+    .bind(behind)
+    .bind(YIELDS.as_secs_f64())
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(doing("look whether others go first"))
+}
+
+/// Seconds from one call of an account to the next.
+fn slot_s(permit: &Permit<'_>) -> f64 {
+    1.0 / permit.requests_per_second.max(0.001)
+}
+
 fn refusal(gate: &Gate) -> Option<Admission> {
     if gate.breaker_open && !gate.may_probe {
         return Some(Admission::BreakerOpen {
             reason: gate.breaker_reason.clone().unwrap_or_default(),
             probe_at: gate.breaker_probe_at.unwrap_or_default(),
+            by_hand: gate.breaker_by_hand,
         });
     }
     (gate.wait_s > 0.0).then(|| Admission::Rate(Duration::from_secs_f64(gate.wait_s.clamp(0.001, 3600.0))))
@@ -246,7 +300,7 @@ async fn take_slot(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>, gate: 
     )
     .bind(permit.connection)
     .bind(permit.vendor)
-    .bind(1.0 / permit.requests_per_second.max(0.001))
+    .bind(slot_s(permit))
     .bind(gate.may_probe)
     .bind(PROBE.as_secs_f64())
     .bind(permit.secret)

@@ -96,7 +96,8 @@ impl RunStore {
                      errors_since = NULL, note = $6, blocked = false, failure_class = NULL, failure = NULL,
                      ticketed_at = reportd_now(), last_poll_at = NULL, noticed = NULL,
                      revision = COALESCE(revision, next_revision(series_id, window_label))
-                 WHERE attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
+                 WHERE id = (SELECT run_id FROM remote_tasks WHERE attempt_id = $1)
+                   AND attempt_id = $1 AND ticket IS NULL AND state = ANY ($4)
                  RETURNING id
              )
              INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'ticket', $5, $7 FROM moved",

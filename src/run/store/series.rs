@@ -105,13 +105,13 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// What moves from series $1 to series $2. Only a live run of a window on which the new name has one too stays: it ends under
-/// the name it was made with, and the next take-over moves it.
+/// What moves from series $1 to series $2. A run that somebody works on stays, and so does a live run of a window on which the new
+/// name has one too: they end under the name they were made with, and the next take-over moves them.
 const MOVES: [&str; 7] = [
     "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
              AND mine.revision = revisions.revision)",
-    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND (finished_at IS NOT NULL OR NOT EXISTS (
+    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND lease_token IS NULL AND (finished_at IS NOT NULL OR NOT EXISTS (
          SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_start = runs.window_start
              AND mine.window_end = runs.window_end AND mine.finished_at IS NULL))",
     "UPDATE series_pauses SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (

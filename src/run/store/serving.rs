@@ -87,13 +87,13 @@ impl RunStore {
         Ok(())
     }
 
-    /// Takes this process's row away: it has stopped.
-    pub async fn gone(&self, replica: &Replica) -> Result<(), StoreError> {
-        sqlx::query("DELETE FROM replicas WHERE id = $1")
+    /// This process has stopped: its row says so.
+    pub async fn sign_off(&self, replica: &Replica) -> Result<(), StoreError> {
+        sqlx::query("UPDATE replicas SET stopped_at = reportd_now() WHERE id = $1")
             .bind(replica.id)
             .execute(&self.pool)
             .await
-            .map_err(doing("take this process's row away"))?;
+            .map_err(doing("say that this process has stopped"))?;
         Ok(())
     }
 
