@@ -45,7 +45,10 @@ impl Applied {
 #[derive(Debug, Error)]
 pub enum ApplyError {
     /// It would take every job out of force: more likely a mount that is missing than a wish.
-    #[error("the job folder holds no job files, and {0} jobs are in force: they stay (to stop them, pause them)")]
+    #[error(
+        "the job folder holds no job files, and {} in force: nothing is changed (to take everything out of force, run \
+         `reportd apply --empty`)", jobs(*.0)
+    )]
     Emptied(usize),
     /// The database failed.
     #[error(transparent)]
@@ -64,10 +67,15 @@ pub fn compile(set: &JobSet, connections: &[Connection], defaults: &Defaults, no
     compile_all(&texts, connections, defaults, now)
 }
 
-/// Writes what was read of a folder, and compiled, into the set.
-pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs) -> Result<Applied, ApplyError> {
+fn jobs(count: usize) -> String {
+    if count == 1 { "1 job is".to_owned() } else { format!("{count} jobs are") }
+}
+
+/// Writes what was read of a folder, and compiled, into the set. A folder without files changes nothing, unless somebody says
+/// that it `may_empty` the set.
+pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty: bool) -> Result<Applied, ApplyError> {
     let mut applying = store.apply().await?;
-    if texts.is_empty() && !applying.files.is_empty() {
+    if texts.is_empty() && !applying.files.is_empty() && !may_empty {
         return Err(ApplyError::Emptied(applying.files.len()));
     }
     let good: HashMap<&str, &Job> = jobs.jobs.iter().map(|job| (job.name.as_str(), job)).collect();

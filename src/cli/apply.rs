@@ -9,7 +9,11 @@ use crate::job::load::{compile_all, read};
 use crate::job_set::{self, Applied, ApplyError};
 
 #[derive(Debug, Args)]
-pub(super) struct Apply {}
+pub(super) struct Apply {
+    /// Take every job out of force when the folder holds no job file
+    #[arg(long)]
+    empty: bool,
+}
 
 /// Names on one line for people.
 const SHOWN: usize = 20;
@@ -41,7 +45,7 @@ impl Apply {
         let files = Files { settings, jobs, config_problems: Vec::new() };
         refuse_errors(&files, None)?;
         let app = cx.app(&files.settings, ArchiveUse::Reads).await?;
-        let applied = job_set::apply(&app.worker.store, &texts, &files.jobs).await;
+        let applied = job_set::apply(&app.worker.store, &texts, &files.jobs, self.empty).await;
         app.close().await;
         tell(cx, &applied?);
         Ok(Exit::Done)

@@ -282,13 +282,16 @@ pub(super) fn worst(exits: &[Exit]) -> Exit {
 
 /// A token that the first Ctrl-C or SIGTERM cancels; the second ends the process at once.
 pub(super) fn stop_on_signal() -> CancellationToken {
+    stop_saying("a call that may not be repeated is finished first (again to stop at once). Runs stay and go on later")
+}
+
+/// The same for a command that has no runs.
+pub(super) fn stop_saying(words: &'static str) -> CancellationToken {
     let stop = CancellationToken::new();
     let token = stop.clone();
     tokio::spawn(async move {
         interrupted().await;
-        note(
-            "reportd: stopping; a call that may not be repeated is finished first (again to stop at once). Runs stay and go on later",
-        );
+        note(&format!("reportd: stopping; {words}"));
         token.cancel();
         interrupted().await;
         std::process::exit(i32::from(Exit::Interrupted.code()));

@@ -38,7 +38,7 @@ impl SandboxCommand {
         } else {
             say(&recipe(&sandbox));
         }
-        super::carry::stop_on_signal().cancelled().await;
+        super::carry::stop_saying("what it made is forgotten").cancelled().await;
         sandbox.stop().await;
         Ok(Exit::Done)
     }

@@ -146,7 +146,7 @@ fn action_line(item: &Item) -> String {
 fn own_lines(item: &Item) -> Vec<String> {
     let subject = item.subject().map_or_else(String::new, |subject| format!("{subject}  "));
     let since = item.since.map_or_else(String::new, |since| {
-        format!("since {}  ", since.with_timezone(&item.zone).format("%Y-%m-%d %H:%M"))
+        format!("since {}  ", since.with_timezone(&item.zone).format("%Y-%m-%d %H:%M %Z"))
     });
     wrap(&format!("  {subject}{since}"), &item.message)
 }

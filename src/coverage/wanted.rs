@@ -28,7 +28,7 @@ pub struct Expectation<'a> {
     pub since: Option<NaiveDate>,
     /// When it first belonged to the set in force.
     pub first_seen: Option<DateTime<Utc>>,
-    /// Start of the earliest window that is held.
+    /// End of the earliest window that is held: windows of a month so far all start with it.
     pub earliest_held: Option<DateTime<Utc>>,
     /// The dates that are asked about.
     pub span: Span,
@@ -146,7 +146,11 @@ impl Expectation<'_> {
         let start = self.span.start(self.zone);
         let begin = match self.since {
             Some(since) => Some(day_start(since, rule.zone) - TimeDelta::seconds(1)),
-            None => [self.first_seen, self.earliest_held, start].into_iter().flatten().min(),
+            // The very instant at which the earliest one ended may have named it.
+            None => {
+                let held = self.earliest_held.map(|held| held - TimeDelta::seconds(1));
+                [self.first_seen, held, start].into_iter().flatten().min()
+            }
         };
         match (begin, start) {
             (Some(begin), Some(start)) if !is_fixed(rule) => Some(begin.max(start)),
@@ -158,7 +162,7 @@ impl Expectation<'_> {
         let known = self.since.is_some()
             || self.span.from.is_some()
             || self.first_seen.is_some_and(|seen| fire_at > seen)
-            || self.earliest_held.is_some_and(|held| window.start() >= held);
+            || self.earliest_held.is_some_and(|held| window.end() >= held);
         known && is_wanted(window, self.since) && self.span.overlaps(window, self.zone)
     }
 }
@@ -223,12 +227,20 @@ mod tests {
         // The fire of the first day wanted covers the day before it, which is not.
         let seen = Expectation { first_seen: Some(utc("2026-11-09T06:00:00Z")), ..nothing };
         assert_eq!(labels(&seen), ["2026-11-08", "2026-11-09"]);
-        let held = Expectation { earliest_held: Some(utc("2026-11-07T00:00:00Z")), ..seen };
+        let held = Expectation { earliest_held: Some(utc("2026-11-08T00:00:00Z")), ..seen };
         assert_eq!(labels(&held), ["2026-11-07", "2026-11-08", "2026-11-09"]);
-        let later_held = Expectation { earliest_held: Some(utc("2026-11-09T00:00:00Z")), ..seen };
+        let later_held = Expectation { earliest_held: Some(utc("2026-11-10T00:00:00Z")), ..seen };
         assert_eq!(labels(&later_held), ["2026-11-08", "2026-11-09"]);
         let both = Expectation { since: date("2026-11-09"), ..held };
         assert_eq!(labels(&both), ["2026-11-09"], "since decides");
+        // What is held of a month so far does not make its first days wanted.
+        let month = Rules::only(rule("30 4 * * *", "month_to_date", Tz::UTC));
+        let first = Expectation {
+            first_seen: Some(utc("2026-11-08T12:00:00Z")),
+            earliest_held: Some(utc("2026-11-09T04:30:00Z")),
+            ..expectation(&month)
+        };
+        assert_eq!(first.windows().expect("windows").len(), 2, "{:?}", labels(&first));
     }
 
     #[test]

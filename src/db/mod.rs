@@ -120,8 +120,12 @@ async fn reach(settings: &Settings) -> Result<(PgConnectOptions, Option<(Embedde
     Ok((options, embedded))
 }
 
+/// An idle connection is given back to the server: other replicas, and people's commands, need some too.
+const IDLE: Duration = Duration::from_secs(60);
+
 fn pool_options() -> PgPoolOptions {
-    let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10));
+    // README 8 tells how many these are with those of the planner, the leases, the notices and the ear.
+    let pool = PgPoolOptions::new().max_connections(16).acquire_timeout(Duration::from_secs(10)).idle_timeout(IDLE);
     // sqlx's own test waits for as long as the acquire may take, and then no time is left for a new connection.
     pool.test_before_acquire(false).before_acquire(|connection, _| Box::pin(answers(connection)))
 }

@@ -99,6 +99,8 @@ pub enum Event {
     Requeue,
     /// The call may have taken effect and may not be repeated.
     Doubt,
+    /// The vendor does not know the ticket that an operator named: the create is as unknown as before.
+    Disown,
     /// The vendor was asked and is not ready, or could not be asked.
     Poll,
     /// The manifest is in the archive.
@@ -127,11 +129,12 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 16] = [
+    pub const ALL: [Event; 17] = [
         Event::Intend,
         Event::Ticketed,
         Event::Requeue,
         Event::Doubt,
+        Event::Disown,
         Event::Poll,
         Event::Store,
         Event::StoreEmpty,
@@ -156,7 +159,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
         // A late ticket still saves a second create: the run may already be queued again or held.
         (S::Submitting | S::Queued | S::Held, E::Ticketed) => Some(S::Waiting),
         (S::Submitting | S::Queued, E::Requeue) => Some(S::Queued),
-        (S::Submitting, E::Doubt) => Some(S::Held),
+        (S::Submitting, E::Doubt) | (S::Waiting, E::Disown) => Some(S::Held),
         (S::Waiting, E::Poll) => Some(S::Waiting),
         (S::Submitting | S::Waiting, E::Store) => Some(S::Archived),
         (S::Submitting | S::Waiting, E::StoreEmpty) => Some(S::Empty),
@@ -175,6 +178,7 @@ pub fn next(state: State, event: Event) -> Option<State> {
             | E::Ticketed
             | E::Requeue
             | E::Doubt
+            | E::Disown
             | E::Poll
             | E::Store
             | E::StoreEmpty

@@ -333,7 +333,7 @@ impl Service {
         let unreadable = || loaded.jobs.problems.first().map(|problem| problem.text().trim_end().to_owned());
         self.folder = if loaded.texts.is_none() { unreadable() } else { None };
         if let Some(texts) = &loaded.texts {
-            match job_set::apply(&self.store, texts, &loaded.jobs).await {
+            match job_set::apply(&self.store, texts, &loaded.jobs, false).await {
                 Ok(applied) if applied.is_unchanged() => {}
                 Ok(applied) => {
                     tracing::info!(

@@ -25,7 +25,7 @@ fn serving(facts: &Facts) -> Vec<Item> {
             let trouble = replica.trouble.as_ref()?;
             let word = if replica.plans(facts.now) { "plans, but" } else { "does not plan" };
             let message = format!("{} {word}: {trouble}", replica.who);
-            let action = "mend what it says; it then plans by itself".to_owned();
+            let action = "mend what it says; it then goes on by itself".to_owned();
             Some(Item { since: replica.passed_at, ..Item::new(Cause::NotServing, message, action) })
         })
         .collect();
@@ -101,6 +101,13 @@ fn drift(facts: &Facts) -> Vec<Item> {
         .applied
         .as_ref()
         .map_or_else(|| "the set in force".to_owned(), |(_, who)| format!("the set in force, which {who} applied"));
+    // A set that an emptied folder would take out of force stays until somebody says so.
+    let all_gone = facts.declared.is_empty() && facts.broken.is_empty();
+    let action = if all_gone {
+        "put the files back; or reportd apply --empty, which takes every job out of force"
+    } else {
+        "reportd apply (a `reportd serve` of this folder takes it when a file changes, on SIGHUP, and when it starts)"
+    };
     let item = |drift: &super::DriftFact| {
         let message = match drift.how {
             Drifted::Changed => format!("{} is not what is in {set}", drift.file),
@@ -110,11 +117,7 @@ fn drift(facts: &Facts) -> Vec<Item> {
         Item {
             job: Some(drift.job.clone()),
             since: facts.applied.as_ref().map(|(at, _)| *at),
-            ..Item::new(
-                Cause::Drift,
-                message,
-                "reportd apply (a `reportd serve` of this folder takes it by itself within a minute)".to_owned(),
-            )
+            ..Item::new(Cause::Drift, message, action.to_owned())
         }
     };
     facts.drift.iter().map(item).chain(series_drift(facts)).collect()

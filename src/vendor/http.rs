@@ -61,6 +61,10 @@ pub fn builder() -> reqwest::ClientBuilder {
         .tcp_nodelay(true)
 }
 
+/// A process that was frozen finds its time over and the answer in its socket: so long it is read for all the same. Less than
+/// the room that a call leaves before its lease ends.
+const WAKING: Duration = Duration::from_secs(1);
+
 impl Http {
     /// Builds the clients. Fails only when the machine's TLS roots cannot be used.
     pub fn new() -> Result<Http, reqwest::Error> {
@@ -96,15 +100,23 @@ impl Http {
         let method = reqwest::Method::from_bytes(call.method.as_bytes())
             .map_err(|_| unsendable(&format!("'{}' is no HTTP method", call.method)))?;
         let loopback = crate::request::is_loopback(&url);
-        let mut request =
-            self.client(operation, loopback).request(method, url).timeout(timeout).headers(headers(call, secrets)?);
+        let mut request = self.client(operation, loopback).request(method, url).headers(headers(call, secrets)?);
         if let Some(body) = &call.body {
             request = request.body(body.to_string());
         }
-        let response = request.send().await.map_err(|e| failure(e, secrets))?;
-        let (status, headers) = (response.status().as_u16(), response.headers().clone());
-        let body = read_limited(response, secrets, operation).await?;
-        Ok(Answered { status, headers, body })
+        let exchange = async {
+            let response = request.send().await.map_err(|e| failure(e, secrets))?;
+            let (status, headers) = (response.status().as_u16(), response.headers().clone());
+            let body = read_limited(response, secrets, operation).await?;
+            Ok(Answered { status, headers, body })
+        };
+        let mut exchange = std::pin::pin!(exchange);
+        for limit in [timeout, WAKING] {
+            if let Ok(answered) = tokio::time::timeout(limit, &mut exchange).await {
+                return answered;
+            }
+        }
+        Err(VendorError::Unclear(format!("time limit reached: no whole answer within {} s", timeout.as_secs())))
     }
 
     /// Starts a download: the response's head, its body still to come. Sends no credentials but `extra` headers.

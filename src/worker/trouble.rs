@@ -58,18 +58,26 @@ impl Worker {
             let outcome = request.shape.creates().then_some(Outcome::Unknown);
             return self.later(hand, Event::Requeue, why, None, outcome).await;
         }
-        let message = format!(
-            "{why}; whether BIK made the report, and mailed it to {}, is not known. Look for report {} over {} in BIK's report \
-             history, then run one of: reportd resolve {} --ticket REPORT_HISTORY_ID | --not-created | --file PATH | --give-up",
-            addresses(request.emails.len()),
-            request.call.body.as_ref().and_then(|b| b.get("reportName")).map_or_else(String::new, ToString::to_string),
-            request.window.label(),
-            short(hand.run().id),
-        );
+        let message = in_doubt(hand, why);
         self.store.hold(&hand.claimed.lease, &message).await?;
         crash::point("held-committed");
         tracing::warn!(run.id = %hand.run().id, "a run is held: {message}");
         Ok(Stepped::Moved)
+    }
+
+    /// The vendor does not know the task. Of a ticket that an operator named that says nothing of the create that it was named for.
+    async fn gone(&self, hand: &Hand<'_>, text: &str) -> Result<Stepped, StoreError> {
+        let run = hand.run();
+        let task = if hand.request.may_repeat() { None } else { self.store.last_task(run).await? };
+        if let Some(who) = task.and_then(|task| task.named_by) {
+            let message =
+                in_doubt(hand, &format!("{text}: ticket {}, as {who} named it", run.ticket_id().unwrap_or_default()));
+            self.store.disown(&hand.claimed.lease, &message).await?;
+            tracing::warn!(run.id = %run.id, "a run is held again: {message}");
+            return Ok(Stepped::Moved);
+        }
+        let seen = Seen { status: "gone".into(), ..Seen::default() };
+        self.fail(hand, FailureClass::Gone, text, Some(&seen), None).await
     }
 
     pub(super) async fn call_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
@@ -126,8 +134,7 @@ impl Worker {
                 if age < hand.account.limits.gone_grace {
                     return self.later(hand, Event::Poll, &text, Some(Duration::from_secs(3)), None).await;
                 }
-                let seen = Seen { status: "gone".into(), ..Seen::default() };
-                self.fail(hand, FailureClass::Gone, &text, Some(&seen), None).await
+                self.gone(hand, &text).await
             }
             VendorError::Ended { seen } => self.fail(hand, FailureClass::VendorFailed, &text, Some(&seen), None).await,
             VendorError::Refused { .. } => self.fail(hand, FailureClass::Refused, &text, None, None).await,
@@ -278,6 +285,19 @@ fn in_a_while(trigger: Trigger) -> Duration {
 
 fn is_too_large(error: &crate::artifact::SpoolError) -> bool {
     matches!(error, crate::artifact::SpoolError::TooLarge)
+}
+
+/// What an operator must find out of a create that may have taken effect, and with which words it is told.
+fn in_doubt(hand: &Hand<'_>, why: &str) -> String {
+    let request = &hand.request;
+    format!(
+        "{why}; whether BIK made the report, and mailed it to {}, is not known. Look for report {} over {} in BIK's report \
+         history, then run one of: reportd resolve {} --ticket REPORT_HISTORY_ID | --not-created | --file PATH | --give-up",
+        addresses(request.emails.len()),
+        request.call.body.as_ref().and_then(|b| b.get("reportName")).map_or_else(String::new, ToString::to_string),
+        request.window.label(),
+        short(hand.run().id),
+    )
 }
 
 fn addresses(count: usize) -> String {

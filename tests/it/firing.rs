@@ -317,7 +317,7 @@ async fn files_that_break_vanish_or_come_back_change_what_fires_and_lose_nothing
     for job in ["broken", "gone", "better"] {
         shop.without_job(job);
     }
-    serving.until_says("the job folder holds no job files, and 3 jobs are in force: they stay").await;
+    serving.until_says("the job folder holds no job files, and 3 jobs are in force: nothing is changed").await;
     shop.advance(DAY).await;
     shop.until_done().await;
     assert_eq!(shop.ledger("gone").await.last().unwrap(), "2026-03-15T06:00 fired");

@@ -57,6 +57,26 @@ async fn a_cancelled_run_whose_create_may_have_taken_effect_is_held_when_it_is_r
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_ticket_that_an_operator_mistyped_makes_no_second_mail_whatever_is_said_next() {
+    let shop = shop().await;
+    shop.without_waits().await;
+    shop.fault("bik.generateReport=lost:1");
+    let held = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(3);
+    let id = held.json()[0]["run_id"].as_str().unwrap().to_owned();
+    let real = shop.sandbox.mails()[0].report_history_id;
+    shop.run(&["resolve", &id, "--ticket", &(real + 7).to_string()]).await.expect(0);
+    let again = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(3).json().remove(0);
+    let message = again["failure"]["message"].as_str().unwrap();
+    assert!(message.contains(&format!("ticket {}, as ", real + 7)) && message.contains("--not-created"), "{message}");
+    for word in [&["retry", &id][..], &["fill", "engagement"]] {
+        shop.run(word).await;
+    }
+    shop.run(&["resolve", &id, "--ticket", &real.to_string()]).await.expect(0);
+    shop.run(&["run-job", "engagement"]).await.expect(0);
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_report_that_was_given_up_is_waited_for_again_and_not_made_again_when_its_window_is_asked_for() {
     let shop = Shop::open().await;
     shop.clock("2026-03-10T06:59:30Z").await;

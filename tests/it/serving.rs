@@ -580,12 +580,16 @@ async fn apply_says_what_changed_and_the_version_rises_with_changes_only() {
     for job in ["a", "b", "c", "zoned"] {
         shop.without_job(job);
     }
-    shop.run(&["apply"]).await.expect(2).says("4 jobs are in force: they stay");
+    shop.run(&["apply"]).await.expect(2).says("4 jobs are in force: nothing is changed").says("apply --empty");
     assert_eq!(shop.number("SELECT version FROM job_set").await, 6);
     assert_eq!(shop.number("SELECT count(*) FROM series WHERE in_force").await, 4);
     let stored: BTreeSet<String> =
         sqlx::query_scalar("SELECT job FROM job_files").fetch_all(&shop.pool).await.unwrap().into_iter().collect();
     assert_eq!(stored, ["a", "b", "c", "zoned"].map(str::to_owned).into());
+    let emptied = shop.run(&["apply", "--empty"]).await.expect(0).stdout;
+    assert_eq!(emptied, "removed: a, b, c, zoned\nversion 7 of the jobs is in force\n");
+    assert_eq!(shop.number("SELECT count(*) FROM series WHERE in_force").await, 0);
+    shop.run(&["status"]).await.expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

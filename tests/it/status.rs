@@ -25,7 +25,7 @@ impl Shop {
         let place = Place { config: root.join("reportd.yaml"), config_named: true, jobs: root.join("jobs") };
         let files = Files::load(&place, Environment::default(), &Clock::System);
         let texts = read(&place.jobs).unwrap();
-        job_set::apply(&self.store(), &texts, &files.jobs).await.unwrap();
+        job_set::apply(&self.store(), &texts, &files.jobs, false).await.unwrap();
     }
 
     /// A process that serves, whose last pass was so many seconds ago.

@@ -181,6 +181,10 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET created_at = NULL"),
     ("remote_tasks_created_iff_remote_id", "UPDATE remote_tasks SET ticket = NULL"),
     (
+        "remote_tasks_named_has_an_id",
+        "UPDATE remote_tasks SET outcome = 'unknown', remote_id = NULL, created_at = NULL, ticket = NULL, named_by = 'asha'",
+    ),
+    (
         "remote_tasks_remote_id_once",
         "INSERT INTO remote_tasks SELECT (jsonb_populate_record(t, '{\"attempt_id\": \"00000000-0000-0000-0000-000000000001\"}')).* FROM remote_tasks t",
     ),
@@ -412,6 +416,7 @@ const WRITES: &[(&str, State, Write)] = &[
         })
     }),
     ("park", State::Submitting, |store, claimed| Box::pin(store.park(&claimed.lease, Duration::ZERO, "no secret"))),
+    ("disown", State::Waiting, |store, claimed| Box::pin(store.disown(&claimed.lease, "no such ticket"))),
     ("hold", State::Submitting, |store, claimed| Box::pin(store.hold(&claimed.lease, "unknown"))),
     ("intend", State::Queued, |store, claimed| {
         Box::pin(async {

@@ -21,7 +21,7 @@ pub struct SeriesRow {
     pub connection: String,
     /// When it first belonged to the set in force.
     pub first_seen_at: Option<DateTime<Utc>>,
-    /// Start of the earliest window that the archive holds.
+    /// End of the earliest window that the archive holds.
     pub earliest_held: Option<DateTime<Utc>>,
 }
 
@@ -151,8 +151,9 @@ impl RunStore {
         // Served by series_name_once and revisions_of_window.
         sqlx::query_as(
             "SELECT s.id, s.job, s.connection, s.first_seen_at,
-                    (SELECT min(window_start) FROM revisions WHERE series_id = s.id
-                         AND (s.first_seen_at IS NULL OR trigger <> 'manual')) AS earliest_held
+                    (SELECT window_end FROM revisions WHERE series_id = s.id
+                         AND (s.first_seen_at IS NULL OR trigger <> 'manual')
+                     ORDER BY window_start, window_end LIMIT 1) AS earliest_held
              FROM unnest($1::text[], $2::text[]) AS n (job, connection) JOIN series s USING (job, connection)",
         )
         .bind(jobs)

@@ -153,12 +153,13 @@ impl RunStore {
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let task = sqlx::query(
             "UPDATE remote_tasks SET remote_id = $2, ticket = $3, outcome = 'created', created_at = reportd_now(),
-                 finished_at = NULL
+                 finished_at = NULL, named_by = $4
              WHERE attempt_id = $1",
         )
         .bind(run.attempt_id)
         .bind(remote_id)
         .bind(ticket)
+        .bind(&self.who.0)
         .execute(&mut *tx)
         .await;
         match task {

@@ -236,6 +236,34 @@ impl RunStore {
         self.end(lease, Event::Doubt, FailureClass::UnknownCreate, message, None, Some(Outcome::Unknown)).await
     }
 
+    /// Holds a run again whose ticket an operator named and the vendor does not know: its create is as unknown as before.
+    pub async fn disown(&self, lease: &Lease, message: &str) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'held', failure_class = $3, failure = left($4, 4000), ticket = NULL, note = NULL,
+                     blocked = false, lease_token = NULL, lease_until = NULL, claims = 0, errors = 0, errors_since = NULL
+                 WHERE id = $1 AND lease_token = $2 AND state = ANY ($5)
+                 RETURNING id, attempt_id
+             ), task AS (
+                 UPDATE remote_tasks SET outcome = 'unknown', remote_id = NULL, ticket = NULL, created_at = NULL, named_by = NULL
+                 FROM moved WHERE remote_tasks.attempt_id = moved.attempt_id
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'held', $6, left($4, 4000) FROM moved
+             )
+             SELECT id FROM moved",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(FailureClass::UnknownCreate.as_str())
+        .bind(message)
+        .bind(sources(Event::Disown))
+        .bind(&self.who.0)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("hold a run again"))?;
+        fenced(done.rows_affected())
+    }
+
     async fn end(
         &self,
         lease: &Lease,
@@ -258,6 +286,7 @@ impl RunStore {
                      outcome = CASE WHEN remote_tasks.outcome = 'intended' THEN COALESCE($7, 'unknown') ELSE remote_tasks.outcome END,
                      status_word = COALESCE($8, status_word),
                      last_polled_at = CASE WHEN $8 IS NULL THEN last_polled_at ELSE reportd_now() END,
+                     polls = remote_tasks.polls + CASE WHEN $8 IS NULL THEN 0 ELSE 1 END,
                      finished_at = CASE WHEN $8 IS NULL THEN finished_at ELSE reportd_now() END
                  FROM moved WHERE remote_tasks.attempt_id = moved.attempt_id
              ), told AS (

@@ -45,6 +45,8 @@ pub struct TaskRow {
     pub finished_at: Option<DateTime<Utc>>,
     /// When we deleted it at the vendor.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// The operator who named the id; `None` = it is the vendor's own answer.
+    pub named_by: Option<String>,
 }
 
 /// One account's breaker.
@@ -159,7 +161,7 @@ impl RunStore {
     pub async fn tasks(&self, run: Uuid) -> Result<Vec<TaskRow>, StoreError> {
         sqlx::query_as(
             "SELECT remote_id, outcome, status_word, rows_written, rows_total, intended_at, created_at, last_polled_at, polls,
-                    finished_at, deleted_at
+                    finished_at, deleted_at, named_by
              FROM remote_tasks WHERE run_id = $1 ORDER BY intended_at, attempt_id",
         )
         .bind(run)
@@ -172,7 +174,7 @@ impl RunStore {
     pub async fn last_task(&self, run: &Run) -> Result<Option<TaskRow>, StoreError> {
         sqlx::query_as(
             "SELECT remote_id, outcome, status_word, rows_written, rows_total, intended_at, created_at, last_polled_at, polls,
-                    finished_at, deleted_at
+                    finished_at, deleted_at, named_by
              FROM remote_tasks WHERE attempt_id = $1",
         )
         .bind(run.attempt_id)
