@@ -222,6 +222,7 @@ Ticketed: held -> waiting
 Requeue: queued -> queued
 Requeue: submitting -> queued
 Doubt: submitting -> held
+Disown: waiting -> held
 Poll: waiting -> waiting
 Store: submitting -> archived
 Store: waiting -> archived

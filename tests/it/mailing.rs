@@ -681,6 +681,8 @@ async fn without_a_mail_server_in_the_config_a_mail_waits_until_there_is_one() {
     shop.dies_before_it_sends(DAY).await;
     let serving = shop.serve().await;
     shop.until_tried(1).await;
+    // What became of the try is written down, and when the next one comes.
+    shop.until_count(PENDING, 1).await;
     shop.advance(16 * MINUTE).await;
     shop.until_tried(2).await;
     shop.until_count(PENDING, 1).await;
