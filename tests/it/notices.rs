@@ -514,6 +514,7 @@ async fn watchers_are_told_of_a_run_that_failed_and_of_a_service_that_cannot_pla
     until("the job's failure", || async { watcher.at("/job/fail").len() == 1 }).await;
     assert!(watcher.at("/job/fail")[0].body.contains("Bad Request"), "{:?}", watcher.at("/job/fail"));
     std::fs::rename(shop.archive(), shop.folder.path().join("moved")).unwrap();
+    serve.until_http("/readyz", 503).await;
     until("the service's trouble", || async { !watcher.at("/service/fail").is_empty() }).await;
     assert!(watcher.at("/service/fail")[0].body.contains("archive"), "{:?}", watcher.at("/service/fail"));
     drop(serve);

@@ -20,7 +20,8 @@ pub(super) async fn revivable(
     executor: impl sqlx::PgExecutor<'_>,
     wanted: &[(i64, &NewRun)],
 ) -> Result<Vec<Revivable>, StoreError> {
-    // Served by runs_of_window and remote_tasks_of_run.
+    // Served by runs_of_window, remote_tasks_of_run and run_events_of_run. Each is a LATERAL with LIMIT, which no plan turns into a
+    // walk over the history, as it may an EXISTS.
     sqlx::query_as(
         "SELECT newest.id AS run_id, task.attempt_id
          FROM (SELECT DISTINCT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bool[], $5::bool[], $6::bool[],
@@ -34,12 +35,14 @@ pub(super) async fn revivable(
              SELECT attempt_id, base_url, account FROM remote_tasks
              WHERE run_id = newest.id AND outcome = 'created' AND finished_at IS NULL
              ORDER BY intended_at DESC LIMIT 1
-         ) task
+         ) task LEFT JOIN LATERAL (
+             SELECT true AS revived FROM run_events WHERE run_id = newest.id AND kind = 'retried' LIMIT 1
+         ) before ON true
          WHERE (newest.state = 'cancelled'
                 OR newest.state = 'failed' AND newest.failure_class IN ('deadline', 'gave_up', 'crash_loop'))
            AND task.base_url = w.base_url AND task.account = w.account
            AND (w.again OR NOT window_is_held(w.series_id, w.window_start, w.window_end, w.provisional))
-           AND NOT (w.may_repeat AND EXISTS (SELECT 1 FROM run_events WHERE run_id = newest.id AND kind = 'retried'))",
+           AND NOT (w.may_repeat AND before.revived IS NOT NULL)",
     )
     .bind(wanted.iter().map(|(series, _)| *series).collect::<Vec<i64>>())
     .bind(column(wanted, |new| new.window_start))
