@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use chrono::{DateTime, Utc};
 use clap::Args;
 use uuid::Uuid;
 
@@ -49,8 +50,21 @@ struct Part {
     name: String,
     ids: Vec<i64>,
     fires: Vec<Planned>,
+    /// Those among them whose last run goes on with its ticket: nothing is sent, or mailed, anew.
+    going_on: HashSet<(DateTime<Utc>, DateTime<Utc>)>,
     /// The windows in words.
     ranges: Vec<String>,
+}
+
+impl Part {
+    fn goes_on(&self, fire: &Planned) -> bool {
+        fire.window.is_some_and(|window| self.going_on.contains(&(window.start(), window.end())))
+    }
+
+    /// What makes a report anew.
+    fn creating(&self) -> impl Iterator<Item = &Planned> {
+        self.fires.iter().filter(|fire| !self.goes_on(fire))
+    }
 }
 
 impl Fill {
@@ -75,6 +89,10 @@ impl Fill {
         }
         app.worker.check_manifests().await?;
         let Looked { parts, attached, windows: looked_at, mut undone } = self.parts(app, files, span).await?;
+        if self.dry_run {
+            // What stays a person's is no trouble of a look at what would be sent.
+            undone.retain(|exit| *exit == Exit::Usage);
+        }
         if parts.is_empty() && (attached.is_empty() || self.dry_run) {
             let line = format!(
                 "nothing to fill: {} looked at, and no gap that a run could close",
@@ -96,6 +114,10 @@ impl Fill {
                 words::counted(attached.len(), "run")
             ));
         }
+        if !(self.mail || self.dry_run) {
+            let creating: Vec<Planned> = parts.iter().flat_map(Part::creating).cloned().collect();
+            refuse_mail(files, &creating)?;
+        }
         let mut fires: Vec<Planned> = parts.into_iter().flat_map(|part| part.fires).collect();
         if self.dry_run {
             for fire in &fires {
@@ -104,11 +126,7 @@ impl Fill {
             if !fires.iter().all(|fire| fire.request.is_some()) {
                 undone.push(Exit::Usage);
             }
-            undone.retain(|exit| *exit == Exit::Usage);
             return Ok(worst(&undone));
-        }
-        if !self.mail {
-            refuse_mail(files, &fires)?;
         }
         app.worker.archive.check_usable().await?;
         fires.extend(attached);
@@ -161,7 +179,9 @@ impl Fill {
                 looked.attached.extend(ours.iter().map(|cell| self.fire(&calendar, cell)));
                 calendar.cells = others;
                 left.extend(left_alone(&calendar));
-                looked.parts.extend(self.part(&calendar));
+                if let Some(part) = self.part(app, &calendar).await? {
+                    looked.parts.push(part);
+                }
             }
         }
         for line in left.iter().take(LINES) {
@@ -213,14 +233,23 @@ impl Fill {
         Planned { provisional: cell.provisional, ..fire }
     }
 
-    fn part(&self, calendar: &Calendar<'_>) -> Option<Part> {
+    async fn part(&self, app: &App, calendar: &Calendar<'_>) -> Result<Option<Part>, Failure> {
         let fire = |cell: &Cell| self.fire(calendar, cell);
         // In order of time: the oldest first.
-        let fires: Vec<Planned> = calendar.cells.iter().filter(|cell| cell.state.is_gap()).map(fire).collect();
+        let mut fires: Vec<Planned> = calendar.cells.iter().filter(|cell| cell.state.is_gap()).map(fire).collect();
+        if fires.is_empty() {
+            return Ok(None);
+        }
         let gaps = words::gaps(calendar);
         let ranges = gaps.iter().filter(|gap| gap.state.is_gap());
         let ranges = ranges.map(|gap| format!("{} {}", gap.range(), gap.state)).collect();
-        (!fires.is_empty()).then(|| Part { name: calendar.name(), ids: calendar.ids.clone(), fires, ranges })
+        let going_on = app.worker.going_on(&fires, &calendar.ids).await?;
+        for fire in &mut fires {
+            if fire.window.is_some_and(|window| going_on.contains(&(window.start(), window.end()))) {
+                fire.warnings.push("not sent: the window's last run goes on with the ticket that it has".into());
+            }
+        }
+        Ok(Some(Part { name: calendar.name(), ids: calendar.ids.clone(), fires, going_on, ranges }))
     }
 
     /// Says what is about to be done.
@@ -239,7 +268,12 @@ impl Fill {
         if parts.len() > LINES {
             note(&format!("  and {} more series", parts.len() - LINES));
         }
-        let bik = || parts.iter().flat_map(|part| &part.fires).filter(|fire| fire.vendor == Vendor::Bik);
+        let going_on: usize = parts.iter().map(|part| part.going_on.len()).sum();
+        if going_on > 0 {
+            let windows = words::counted(going_on, "window");
+            note(&format!("  without a new request, by the ticket that the last run has: {windows}"));
+        }
+        let bik = || parts.iter().flat_map(Part::creating).filter(|fire| fire.vendor == Vendor::Bik);
         if bik().next().is_some() {
             let mails = mails(bik());
             let whom = if self.mail { "the jobs' own addresses" } else { "quiet_emails, where a connection has them" };

@@ -1,8 +1,8 @@
 //! Rules x time -> the windows that are wanted. Pure.
 //!
-//! A window is wanted when an instant that has come names it, or when none does only because the rule was changed at a moment
-//! between two. Each counts once, for the first instant that names it. How many instants are looked at is bounded: a schedule of
-//! every minute since 2000 is refused, not computed.
+//! A window is wanted when an instant that has come names it, or when none does only because the rule was changed between two.
+//! Each counts once, for the first instant that names it. How many instants are looked at is bounded: a schedule of every minute
+//! since 2000 is refused, not computed.
 
 use std::collections::HashSet;
 
@@ -12,6 +12,7 @@ use chrono_tz::Tz;
 use super::Span;
 use crate::fire::decide::is_wanted;
 use crate::fire::rule::{Rule, Rules};
+use crate::job::schedule::Schedule;
 use crate::request::window::{Window, WindowRule, day_start};
 
 /// Most instants that are looked at for one series: every hour for 28 years.
@@ -70,15 +71,15 @@ impl Expectation<'_> {
         let mut seen = HashSet::new();
         let mut wanted = Vec::new();
         let mut looked_at = 0;
-        // The end of the latest window that a schedule has named so far.
-        let mut named_to: Option<DateTime<Utc>> = None;
+        let mut past = Past::default();
         for (from, until, rule) in self.rules.stretches() {
-            let Some(floor) = self.floor(rule) else { continue };
             let Some(schedule) = &rule.schedule else { continue };
+            let Some(floor) = self.floor(rule) else { continue };
             if from > DateTime::<Utc>::MIN_UTC {
-                let forgotten = self.forgotten(rule, named_to.unwrap_or(floor).max(floor), from)?;
+                let forgotten = self.forgotten(rule, &past, floor, from)?;
                 wanted.extend(forgotten.into_iter().filter(|one| seen.insert((one.window.start(), one.window.end()))));
             }
+            past.add(rule, from, until);
             // The version is in force at the very instant at which it begins.
             let begin = floor.max(from.checked_sub_signed(TimeDelta::nanoseconds(1)).unwrap_or(from));
             let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
@@ -88,7 +89,6 @@ impl Expectation<'_> {
                     return Err(TooMany((begin + TimeDelta::seconds(1)).with_timezone(&rule.zone).date_naive()));
                 }
                 let Some(window) = rule.window_at(fire_at) else { continue };
-                named_to = named_to.max(Some(window.end()));
                 // Windows of one rule never go back in time, so the first one past the end is the last to look at.
                 if end.is_some_and(|end| window.start() >= end) {
                     break;
@@ -116,27 +116,59 @@ impl Expectation<'_> {
     }
 
     /// Windows that no instant names because the rule was changed, or its file was away: a cron that is moved from 08:30 to 06:30
-    /// at 07:00 names that day neither way. They lie between the last window that was named before, which ended at `named_to`,
-    /// and the first one that this version names; it names them by the instants that it would have had.
-    fn forgotten(&self, rule: &Rule, named_to: DateTime<Utc>, from: DateTime<Utc>) -> Result<Vec<Wanted>, TooMany> {
+    /// at 07:00 names yesterday neither way. This version would have named them, had it been in force earlier; they lie between what
+    /// was named before and the first that it names; and the version before it, had it gone on, would have covered them. Days that
+    /// no version meant to cover are none.
+    fn forgotten(
+        &self,
+        rule: &Rule,
+        past: &Past<'_>,
+        floor: DateTime<Utc>,
+        from: DateTime<Utc>,
+    ) -> Result<Vec<Wanted>, TooMany> {
         let Some(schedule) = rule.schedule.as_ref().filter(|_| !is_fixed(rule) && !rule.provisional()) else {
             return Ok(Vec::new());
         };
         let first = schedule.next(from - TimeDelta::nanoseconds(1)).and_then(|fire| rule.window_at(fire));
         let until = first.map_or(from, |window| window.start());
+        let begin = past.named_to.map_or(floor, |named_to| named_to.max(floor));
+        let too_many = || TooMany(begin.with_timezone(&rule.zone).date_naive());
+        let Some(last) = past.last else {
+            // The first version with a schedule. What lies before it is wanted where somebody says so.
+            if self.since.is_none() && self.span.from.is_none() {
+                return Ok(Vec::new());
+            }
+            return self.named_before(rule, schedule, begin, from, |window| window.end() <= until).ok_or_else(too_many);
+        };
+        let would_have = last.would_have_covered(until).ok_or_else(too_many)?;
+        let in_a_hole = |window: &Window| {
+            let after_the_past = past.named_to.is_none_or(|named_to| window.start() >= named_to);
+            after_the_past && window.end() <= until && would_have.covers(window)
+        };
+        self.named_before(rule, schedule, begin, from, in_a_hole).ok_or_else(too_many)
+    }
+
+    /// What the rule's instants in `(begin, from)` name and `is_wanted` takes; `None` = more than can be looked at.
+    fn named_before(
+        &self,
+        rule: &Rule,
+        schedule: &Schedule,
+        begin: DateTime<Utc>,
+        from: DateTime<Utc>,
+        is_wanted: impl Fn(&Window) -> bool,
+    ) -> Option<Vec<Wanted>> {
         let mut windows = Vec::new();
-        let fires = std::iter::successors(schedule.next(named_to), |fire| schedule.next(*fire));
+        let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
         for (looked_at, fire_at) in fires.take_while(|fire| *fire < from && *fire <= self.now).enumerate() {
             if looked_at == MOST {
-                return Err(TooMany(named_to.with_timezone(&rule.zone).date_naive()));
+                return None;
             }
             let Some(window) = rule.window_at(fire_at) else { continue };
-            let between = window.start() >= named_to && window.end() <= until;
-            if between && self.is_asked_for(&window, fire_at) {
+            if is_wanted(&window) && self.is_asked_for(&window, fire_at) {
                 windows.push(self.wanted(window, fire_at, rule));
             }
         }
-        Ok(windows)
+        Some(windows)
     }
 
     /// Instants up to here need not be looked at under this rule; `None` = nothing says where wanting begins.
@@ -164,6 +196,79 @@ impl Expectation<'_> {
             || self.first_seen.is_some_and(|seen| fire_at > seen)
             || self.earliest_held.is_some_and(|held| window.end() >= held);
         known && is_wanted(window, self.since) && self.span.overlaps(window, self.zone)
+    }
+}
+
+/// What the versions before one named, and the last of them would have gone on to name.
+#[derive(Default)]
+struct Past<'a> {
+    /// The end of the last window that one of them named.
+    named_to: Option<DateTime<Utc>>,
+    last: Option<Last<'a>>,
+}
+
+/// The last version with a schedule.
+#[derive(Clone, Copy)]
+struct Last<'a> {
+    rule: &'a Rule,
+    schedule: &'a Schedule,
+    ended: DateTime<Utc>,
+}
+
+impl<'a> Past<'a> {
+    /// Adds the next version, in force in `[from, until)`. Fixed dates are the same for every instant: nothing follows from them.
+    fn add(&mut self, rule: &'a Rule, from: DateTime<Utc>, until: Option<DateTime<Utc>>) {
+        let (Some(schedule), Some(until)) = (&rule.schedule, until) else { return };
+        if is_fixed(rule) {
+            return;
+        }
+        self.last = Some(Last { rule, schedule, ended: until });
+        // Its last instant is looked for from the end, because a version may have been in force for years.
+        for hours in [1, 24, 8 * 24, 32 * 24, 367 * 24, 9 * 366 * 24] {
+            let begin = until - TimeDelta::hours(hours);
+            let begin = begin.max(from.checked_sub_signed(TimeDelta::nanoseconds(1)).unwrap_or(from));
+            let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
+            let named = fires.take_while(|fire| *fire < until).filter_map(|fire| rule.window_at(fire)).last();
+            if let Some(window) = named {
+                self.named_to = self.named_to.max(Some(window.end()));
+                return;
+            }
+        }
+    }
+}
+
+impl Last<'_> {
+    /// What it would have covered of the time up to `until`, had it gone on; `None` = more than can be looked at.
+    fn would_have_covered(&self, until: DateTime<Utc>) -> Option<Covered> {
+        let mut covered: Vec<(DateTime<Utc>, DateTime<Utc>)> = Vec::new();
+        let fires = std::iter::successors(self.schedule.next(self.ended - TimeDelta::nanoseconds(1)), |fire| {
+            self.schedule.next(*fire)
+        });
+        for (looked_at, fire_at) in fires.enumerate() {
+            if looked_at == MOST {
+                return None;
+            }
+            let Some(window) = self.rule.window_at(fire_at) else { continue };
+            if window.start() >= until {
+                break;
+            }
+            match covered.last_mut().filter(|last| window.start() <= last.1) {
+                Some(last) => last.1 = last.1.max(window.end()),
+                None => covered.push((window.start(), window.end())),
+            }
+        }
+        Some(Covered(covered))
+    }
+}
+
+/// Spans of time, in order, that do not touch.
+struct Covered(Vec<(DateTime<Utc>, DateTime<Utc>)>);
+
+impl Covered {
+    /// Whether one of them holds the whole window.
+    fn covers(&self, window: &Window) -> bool {
+        let after = self.0.partition_point(|(start, _)| *start <= window.start());
+        after.checked_sub(1).is_some_and(|at| self.0[at].1 >= window.end())
     }
 }
 
@@ -330,23 +435,54 @@ mod tests {
         let weekly = rule("0 6 * * MON", "previous_week", Tz::UTC);
         let weeks = [("2026-10-01T00:00:00Z", weekly), ("2026-11-09T12:00:00Z", daily("30 6 * * *"))];
         assert_eq!(at(&change(weeks.to_vec()), "2026-11-02"), ["2026-11-02--2026-11-08", "2026-11-09"]);
-        let weekdays =
-            [("2026-10-01T00:00:00Z", daily("30 6 * * MON-FRI")), ("2026-11-05T12:00:00Z", daily("30 6 * * *"))];
-        let named = at(&change(weekdays.to_vec()), "2026-10-30");
-        assert_eq!(
-            named,
-            [
-                "2026-11-01",
-                "2026-11-02",
-                "2026-11-03",
-                "2026-11-04",
-                "2026-11-05",
-                "2026-11-06",
-                "2026-11-07",
-                "2026-11-08",
-                "2026-11-09"
-            ]
-        );
+        let weekdays = |at| {
+            let first = ("2026-10-01T00:00:00Z", daily("30 6 * * MON-FRI"));
+            change(vec![first, (at, daily("30 6 * * *"))])
+        };
+        let since = at(&weekdays("2026-11-05T12:00:00Z"), "2026-10-30");
+        let days = |days: std::ops::RangeInclusive<u32>| days.map(|d| format!("2026-11-{d:02}")).collect::<Vec<_>>();
+        assert_eq!(since, days(1..=9), "the last Friday and Saturday of October had no instant, and were to have none");
+        // On a Sunday: neither version ever meant to cover that Friday and Saturday.
+        let sunday = at(&weekdays("2026-11-08T12:00:00Z"), "2026-11-04");
+        assert_eq!(sunday, ["2026-11-04", "2026-11-05", "2026-11-08", "2026-11-09"]);
+    }
+
+    #[test]
+    fn what_the_older_version_would_have_covered_is_wanted_by_the_newer_ones_windows() {
+        let change =
+            |first: Rule, at: &str, then: Rule| Rules::new(vec![(utc("2026-09-01T00:00:00Z"), first), (utc(at), then)]);
+        let daily = rule("30 6 * * *", "yesterday", Tz::UTC);
+        let weekly = rule("0 6 * * MON,TUE", "previous_week", Tz::UTC);
+        // Changed on a Thursday: the week that was to be fetched on Monday is fetched by days now.
+        let thursday = change(weekly.clone(), "2026-11-05T05:00:00Z", daily.clone());
+        let since = Expectation { since: date("2026-10-26"), ..expectation(&thursday) };
+        let days = ["2026-11-02", "2026-11-03", "2026-11-04", "2026-11-05", "2026-11-06", "2026-11-07", "2026-11-08"];
+        assert_eq!(labels(&since)[0], "2026-10-26--2026-11-01");
+        assert_eq!(labels(&since)[1..8], days);
+        // Changed after the week was fetched, before the instant that would have named it again: nothing is wanted twice, wherever
+        // one begins to look.
+        let fetched = change(weekly, "2026-11-09T12:00:00Z", daily.clone());
+        for from in ["2026-11-01", "2026-11-04", "2026-11-08"] {
+            let asked = Expectation { span: Span { from: date(from), to: None }, ..expectation(&fetched) };
+            let named = labels(&asked);
+            assert_eq!(named.last().map(String::as_str), Some("2026-11-09"), "{from}");
+            assert!(!named.iter().any(|label| label == "2026-11-04"), "{from}: {named:?}");
+        }
+        // Hours that only the new version names are none of the old one's.
+        let hours = |cron| rule(cron, "previous_hour", Tz::UTC);
+        let longer = change(hours("0 9-17 * * *"), "2026-11-09T20:00:00Z", hours("0 9-18 * * *"));
+        let ninth =
+            Expectation { span: Span { from: date("2026-11-09"), to: date("2026-11-09") }, ..expectation(&longer) };
+        assert_eq!(labels(&ninth).len(), 9, "{:?}", labels(&ninth));
+        // Moved from the 5th to the 2nd on the 3rd: October has no instant. Who asks from the middle of it on is told too.
+        let month = |cron| rule(cron, "previous_month", Tz::UTC);
+        let moved = change(month("0 6 5 * *"), "2026-11-03T12:00:00Z", month("0 6 2 * *"));
+        let middle = Expectation { span: Span { from: date("2026-10-15"), to: None }, ..expectation(&moved) };
+        assert_eq!(labels(&middle), ["2026-10"]);
+        // A job that ran by hand until it had a schedule, and has no `since`, owes nothing of before.
+        let by_hand = change(daily.removed(), "2026-11-09T12:00:00Z", daily);
+        let seen = Expectation { first_seen: Some(utc("2026-11-01T00:00:00Z")), ..expectation(&by_hand) };
+        assert_eq!(labels(&seen), ["2026-11-09"]);
     }
 
     #[test]

@@ -23,7 +23,7 @@ use crate::run::store::firing::{Decided, DueSeries, Made, Settled};
 use crate::run::store::make::NewRun;
 use crate::run::store::serving::PulseRow;
 use crate::run::store::{RunStore, StoreError};
-use crate::worker::open::frozen;
+use crate::worker::open::new_run;
 
 /// Most series that one transaction takes.
 const PAGE: i64 = 200;
@@ -198,14 +198,14 @@ fn one(
         Verdict::Skipped(why) => says(Outcome::Skipped, why.clone()),
         Verdict::Missed(why) => says(Outcome::Missed, why.clone()),
         Verdict::Paused(why) => says(Outcome::Paused, why.clone()),
-        Verdict::Fire(window, rule) => match new_run(in_force, job, series, connection, fire_at, window, rule) {
+        Verdict::Fire(window, rule) => match scheduled(in_force, job, series, connection, fire_at, window, rule) {
             Ok(run) => Decided { run: Some(Box::new(run)), reason: None, ..says(Outcome::Fired, String::new()) },
             Err(why) => says(Outcome::Skipped, why),
         },
     }
 }
 
-fn new_run(
+fn scheduled(
     in_force: &InForce,
     job: &Job,
     series: &Series,
@@ -215,8 +215,6 @@ fn new_run(
     rule: &Rule,
 ) -> Result<NewRun, String> {
     let plan = planned(job, series, connection, fire_at, Some(Covering::Window(*window)), Mailing::Job);
-    let notices = frozen(&plan.notices(Trigger::Schedule.as_str()))?;
-    let request = plan.request.ok_or_else(|| plan.warnings.join("; "))?;
     let (_, account) = in_force
         .worker
         .accounts
@@ -224,25 +222,11 @@ fn new_run(
         .ok_or_else(|| format!("connection {} has no {} account", connection.name, plan.vendor))?;
     // Without the secret nobody knows whose account it is: whoever has the secret later may work on the run.
     let account = account.secrets().map(|secrets| secrets.account.clone()).unwrap_or_default();
-    let may_repeat = request.may_repeat();
     let delay = TimeDelta::from_std(job.policy.delay).unwrap_or_default();
     Ok(NewRun {
-        job: job.name.clone(),
-        connection: connection.name.clone(),
-        vendor: plan.vendor.as_str(),
-        trigger: Trigger::Schedule,
-        window_start: window.start(),
-        window_end: window.end(),
-        window_zone: window.zone().name(),
-        window_label: window.label(),
         provisional: rule.provisional(),
-        fire_at,
         not_before: window.end().checked_add_signed(delay),
-        base_url: request.base_url.clone(),
-        request: serde_json::to_value(request).map_err(|e| format!("the request cannot be frozen: {e}"))?,
-        account,
-        notices,
         again: job.refetch,
-        may_repeat,
+        ..new_run(&plan, Trigger::Schedule, &account)?
     })
 }

@@ -3,6 +3,9 @@
 //! Also guards the bond between archive and database: one that lost the other (a restored backup, a forgotten variable)
 //! would fetch again what is held, and mail people again.
 
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -81,7 +84,51 @@ pub fn frozen(notices: &Notices) -> Result<Option<Value>, String> {
     serde_json::to_value(notices).map(Some).map_err(|e| format!("the notices cannot be frozen: {e}"))
 }
 
+/// The run that a planned fire makes of an account; the error says why it makes none.
+pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<NewRun, String> {
+    let (Some(window), Some(request)) = (&planned.window, &planned.request) else {
+        return Err(planned.warnings.join("; "));
+    };
+    Ok(NewRun {
+        job: planned.job.clone(),
+        connection: planned.connection.clone(),
+        vendor: planned.vendor.as_str(),
+        trigger,
+        window_start: window.start(),
+        window_end: window.end(),
+        window_zone: window.zone().name(),
+        window_label: window.label(),
+        provisional: planned.provisional,
+        fire_at: planned.fire_at,
+        not_before: None,
+        request: serde_json::to_value(request).map_err(|e| format!("the request cannot be frozen: {e}"))?,
+        content_hash: request.content_hash.clone(),
+        base_url: request.base_url.clone(),
+        account: account.to_owned(),
+        notices: frozen(&planned.notices(trigger.as_str()))?,
+        again: false,
+        may_repeat: request.may_repeat(),
+    })
+}
+
 impl Worker {
+    /// Which of these windows of a series `fill` makes no new run for, because their last one goes on with its ticket.
+    pub async fn going_on(
+        &self,
+        fires: &[Planned],
+        series: &[i64],
+    ) -> Result<HashSet<(DateTime<Utc>, DateTime<Utc>)>, OpenError> {
+        let new = |fire: &Planned| {
+            let secrets =
+                self.accounts.get(&fire.connection, fire.vendor).and_then(|(_, account)| account.secrets().ok());
+            // Whoever has the secret is asked when the run is made.
+            new_run(fire, Trigger::Fill, secrets.as_ref().map_or("", |secrets| &secrets.account)).ok()
+        };
+        let runs: Vec<NewRun> = fires.iter().filter_map(new).collect();
+        let wanted: Vec<(i64, &NewRun)> = series.iter().flat_map(|id| runs.iter().map(move |run| (*id, run))).collect();
+        Ok(self.store.going_on(&wanted).await?)
+    }
+
     /// Makes sure that archive and database know each other; bonds them when both are new.
     pub async fn check_bond(&self) -> Result<(), OpenError> {
         if self.store.instance().await?.archive_id.is_none() {
@@ -117,7 +164,7 @@ impl Worker {
 
     /// A run for the planned fire, or what is held. With `again` a held window gets a new run, and so a new revision.
     pub async fn open(&self, planned: &Planned, trigger: Trigger, again: bool) -> Result<Opening, OpenError> {
-        let (Some(window), Some(request)) = (&planned.window, &planned.request) else {
+        let Some(window) = planned.window.filter(|_| planned.request.is_some()) else {
             return Err(OpenError::Nothing(planned.warnings.join("; ")));
         };
         let vendor = planned.vendor.as_str();
@@ -141,27 +188,8 @@ impl Worker {
             vendor,
             source,
         })?;
-        let request_json = serde_json::to_value(request)
-            .map_err(|e| OpenError::Nothing(format!("the request cannot be frozen: {e}")))?;
-        let new = NewRun {
-            job: planned.job.clone(),
-            connection: planned.connection.clone(),
-            vendor,
-            trigger,
-            window_start: window.start(),
-            window_end: window.end(),
-            window_zone: window.zone().name(),
-            window_label: window.label(),
-            provisional,
-            fire_at: planned.fire_at,
-            not_before: None,
-            request: request_json,
-            base_url: request.base_url.clone(),
-            account: secrets.account.clone(),
-            notices: frozen(&planned.notices(trigger.as_str())).map_err(OpenError::Nothing)?,
-            again,
-            may_repeat: request.may_repeat(),
-        };
+        let new = new_run(planned, trigger, &secrets.account).map_err(OpenError::Nothing)?;
+        let new = NewRun { provisional, again, ..new };
         Ok(match self.store.open(&new).await? {
             Opened::Held(row) => return self.held(series, row).await,
             Opened::Made(run) => Opening::Made(Box::new(run)),

@@ -65,8 +65,15 @@ impl Worker {
         Ok(Stepped::Moved)
     }
 
-    /// The vendor does not know the task. Of a ticket that an operator named that says nothing of the create that it was named for.
-    async fn gone(&self, hand: &Hand<'_>, text: &str) -> Result<Stepped, StoreError> {
+    /// A task comes to no report. Of a ticket that an operator named that says nothing of the create that it was named for, which
+    /// is then held again: failed, it would be sent anew.
+    async fn task_failed(
+        &self,
+        hand: &Hand<'_>,
+        class: FailureClass,
+        text: &str,
+        seen: Option<&Seen>,
+    ) -> Result<Stepped, StoreError> {
         let run = hand.run();
         let task = if hand.request.may_repeat() { None } else { self.store.last_task(run).await? };
         if let Some(who) = task.and_then(|task| task.named_by) {
@@ -76,8 +83,7 @@ impl Worker {
             tracing::warn!(run.id = %run.id, "a run is held again: {message}");
             return Ok(Stepped::Moved);
         }
-        let seen = Seen { status: "gone".into(), ..Seen::default() };
-        self.fail(hand, FailureClass::Gone, text, Some(&seen), None).await
+        self.fail(hand, class, text, seen, None).await
     }
 
     pub(super) async fn call_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
@@ -134,12 +140,13 @@ impl Worker {
                 if age < hand.account.limits.gone_grace {
                     return self.later(hand, Event::Poll, &text, Some(Duration::from_secs(3)), None).await;
                 }
-                self.gone(hand, &text).await
+                let seen = Seen { status: "gone".into(), ..Seen::default() };
+                self.task_failed(hand, FailureClass::Gone, &text, Some(&seen)).await
             }
-            VendorError::Ended { seen } => self.fail(hand, FailureClass::VendorFailed, &text, Some(&seen), None).await,
-            VendorError::Refused { .. } => self.fail(hand, FailureClass::Refused, &text, None, None).await,
+            VendorError::Ended { seen } => self.task_failed(hand, FailureClass::VendorFailed, &text, Some(&seen)).await,
+            VendorError::Refused { .. } => self.task_failed(hand, FailureClass::Refused, &text, None).await,
             VendorError::Protocol(_) | VendorError::Spool(_) => {
-                self.fail(hand, FailureClass::Protocol, &text, None, None).await
+                self.task_failed(hand, FailureClass::Protocol, &text, None).await
             }
             VendorError::BlockedHost { ref host } => {
                 let (connection, vendor) = (&hand.account.connection, hand.account.vendor);

@@ -71,6 +71,14 @@ async fn a_ticket_that_an_operator_mistyped_makes_no_second_mail_whatever_is_sai
     for word in [&["retry", &id][..], &["fill", "engagement"]] {
         shop.run(word).await;
     }
+    // Whatever the vendor says of it: it may well say that the id is no good.
+    for says in ["400", "inner-400"] {
+        shop.fault(&format!("bik.getReportById={says}:1"));
+        shop.run(&["resolve", &id, "--ticket", &(real + 7).to_string()]).await.expect(0);
+        shop.run(&["run-job", "engagement"]).await.expect(3);
+        let failure: String = shop.one("SELECT state || ': ' || failure FROM runs").await;
+        assert!(failure.starts_with("held: ") && failure.contains("as "), "{says}: {failure}");
+    }
     shop.run(&["resolve", &id, "--ticket", &real.to_string()]).await.expect(0);
     shop.run(&["run-job", "engagement"]).await.expect(0);
     assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
@@ -100,7 +108,12 @@ async fn a_report_that_was_given_up_is_waited_for_again_and_not_made_again_when_
     let day = ["--window", "2026-03-05..2026-03-05"];
     shop.fault("bik.getReportById=500:2");
     shop.run(&[&["run-job", "engagement"], &day[..]].concat()).await.expect(1);
-    shop.run(&["fill", "engagement", "--from", "2026-03-05", "--to", "2026-03-05"]).await.expect(0);
+    let fill = ["fill", "engagement", "--from", "2026-03-05", "--to", "2026-03-05"];
+    let would = shop.run(&[&fill[..], &["--dry-run", "--format", "json"]].concat()).await.expect(0);
+    assert!(would.json()[0]["warnings"].to_string().contains("goes on with the ticket"), "{would:?}");
+    let filled = shop.run(&fill).await.expect(0);
+    assert!(filled.stderr.contains("by the ticket that the last run has: 1 window\n"), "{}", filled.stderr);
+    assert!(!filled.stderr.contains("mails each report"), "no mail is announced that is not sent: {}", filled.stderr);
     assert_eq!(shop.sandbox.mails().len(), 2, "one for each window");
     shop.fault("bik.getReportById=500:2");
     let day = ["--window", "2026-03-04..2026-03-04"];
@@ -114,6 +127,51 @@ async fn a_report_that_was_given_up_is_waited_for_again_and_not_made_again_when_
         shop.run(&["run-job", "messages", "--window", "2026-03-05..2026-03-05"]).await.expect(1);
         assert_eq!(shop.sandbox.creates(Vendor::Jaicp), if tries < 3 { 1 } else { 2 }, "{tries}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cancelled_run_whose_report_was_mailed_goes_on_unless_something_else_is_asked_for_by_now() {
+    let shop = shop().await;
+    let other = ENGAGEMENT.replace("emails:", "filters: { channel: instagram }, emails:");
+    for (day, now, goes_on) in [("2026-03-03..2026-03-03", ENGAGEMENT, true), ("2026-03-02..2026-03-02", &other, false)]
+    {
+        let run_job = ["run-job", "engagement", "--format", "json", "--window", day];
+        let begun = shop.run(&[&run_job[..], &["--wait", "1s"]].concat()).await.expect(4).json().remove(0);
+        assert!(begun["ticket"].is_string(), "{begun}");
+        shop.run(&["cancel", begun["run_id"].as_str().unwrap()]).await.expect(0);
+        shop.job("engagement", now);
+        let before = shop.sandbox.mails().len();
+        let ran = shop.run(&run_job).await.expect(0).json().remove(0);
+        assert_eq!(
+            (ran["run_id"] == begun["run_id"], shop.sandbox.mails().len() == before),
+            (goes_on, goes_on),
+            "{day}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_is_not_served_by_a_report_that_was_made_by_hand_nor_one_that_is_to_be_fetched_again() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T06:00:00Z").await;
+    let job = format!("zone: UTC\nschedule: \"0 7 * * *\"\ngive_up: 0\n{ENGAGEMENT}");
+    shop.job("engagement", &job);
+    shop.without_waits().await;
+    // Yesterday's, made by hand, whose mail went to quiet_emails.
+    shop.fault("bik.getReportById=500:2");
+    shop.run(&["run-job", "engagement"]).await.expect(1);
+    let serving = shop.serve().await;
+    shop.clock("2026-03-10T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty') AND trigger = 'schedule'", 1)
+        .await;
+    assert_eq!(shop.sandbox.mails().len(), 2, "the shop has its mail");
+    // `refetch` asks for a new revision at each instant, whatever became of the last.
+    shop.job("engagement", &format!("refetch: true\n{}", job.replace("\"0 7", "\"0 7,19")));
+    shop.until_count("SELECT count(*) FROM series_rules", 2).await;
+    shop.clock("2026-03-10T19:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM revisions", 2).await;
+    serving.stop().await;
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (3, 3));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -36,6 +36,8 @@ pub struct NewRun {
     pub not_before: Option<DateTime<Utc>>,
     /// The frozen request.
     pub request: Value,
+    /// The hash of what it asks for, whatever the window and whomever it is mailed to.
+    pub content_hash: String,
     /// Base URL it may be worked with.
     pub base_url: String,
     /// Account fingerprint it may be worked with.
@@ -72,10 +74,7 @@ impl RunStore {
             {
                 return Ok(Opened::Held(row));
             }
-            // Who says `again` of a window wants a new create.
-            if !new.again {
-                self.revive(series, new).await?;
-            }
+            self.revive(series, new).await?;
             let mut tx = self.pool.begin().await.map_err(doing(what))?;
             if let Some(run) = self.insert(&mut tx, series, new).await? {
                 // The run that was live a moment ago may have been archived since we looked: this statement sees it.
@@ -105,7 +104,7 @@ impl RunStore {
     /// Lets the window's last run go on with its ticket, if it can; it is then live.
     async fn revive(&self, series: i64, new: &NewRun) -> Result<(), StoreError> {
         for run in revivable(&self.pool, &[(series, new)]).await? {
-            match go_on(&self.pool, run, &self.who.0).await {
+            match go_on(&self.pool, run.run_id, run.attempt_id, &self.who.0).await {
                 Err(error) if !is_live_twin(&error) => return Err(doing("take up a run again")(error)),
                 Ok(_) | Err(_) => {}
             }

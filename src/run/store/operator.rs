@@ -3,7 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::revive::{Revivable, go_on, is_live_twin};
+use super::revive::{go_on, is_live_twin};
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
 use crate::run::{FailureClass, Run, State};
@@ -85,8 +85,7 @@ impl RunStore {
 
     /// Starts an ended run again with the ticket of this create.
     pub async fn retry_ticket(&self, run: &Run, attempt: Uuid) -> Result<(), StoreError> {
-        let revivable = Revivable { run_id: run.id, attempt_id: attempt };
-        let done = go_on(&self.pool, revivable, &self.who.0).await;
+        let done = go_on(&self.pool, run.id, attempt, &self.who.0).await;
         let done = done.map_err(|e| live_twin(e, "retry a run"))?;
         if done == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
     }

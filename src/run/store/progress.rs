@@ -236,7 +236,7 @@ impl RunStore {
         self.end(lease, Event::Doubt, FailureClass::UnknownCreate, message, None, Some(Outcome::Unknown)).await
     }
 
-    /// Holds a run again whose ticket an operator named and the vendor does not know: its create is as unknown as before.
+    /// Holds a run again whose ticket an operator named and that comes to no report: its create is as unknown as before.
     pub async fn disown(&self, lease: &Lease, message: &str) -> Result<(), StoreError> {
         let done = sqlx::query(
             "WITH moved AS (
