@@ -18,6 +18,7 @@ pub mod verify;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use object_store::local::LocalFileSystem;
 use object_store::path::Path as Key;
@@ -74,6 +75,9 @@ pub enum ArchiveError {
         /// Whose.
         run: Uuid,
     },
+    /// It was not walked within the time that there was for it.
+    #[error("there are too many files in the archive to look at all of them now")]
+    TooLarge,
     /// The spool folder cannot be used.
     #[error("use the archive's spool folder")]
     Spool(#[source] SpoolError),
@@ -262,10 +266,11 @@ impl Archive {
         newest.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
     }
 
-    /// The keys of all manifests, sorted.
-    pub async fn manifest_keys(&self) -> Result<Vec<String>, ArchiveError> {
+    /// The keys of all manifests, in order; [`ArchiveError::TooLarge`] when they are not found within this time.
+    pub async fn manifest_keys(&self, within: Option<Duration>) -> Result<Vec<String>, ArchiveError> {
         let root = self.root.clone();
-        let keys = tokio::task::spawn_blocking(move || verify::walk(&root)).await;
+        let until = within.map(|limit| Instant::now() + limit);
+        let keys = tokio::task::spawn_blocking(move || verify::walk(&root, until)).await;
         let files = keys.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
         Ok(files.into_iter().filter(|key| key.ends_with("/manifest.json")).collect())
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::io::Read;
 use std::path::Path;
+use std::time::Instant;
 
 use serde::Serialize;
 use sha2::{Digest, Sha256};
@@ -42,11 +43,14 @@ pub struct Report {
     pub faults: Vec<Fault>,
 }
 
-/// All files below `root` as keys, sorted; what starts with a dot is not the archive's.
-pub(crate) fn walk(root: &Path) -> Result<Vec<String>, ArchiveError> {
+/// All files below `root` as keys, sorted; what starts with a dot is not the archive's. After `until` it is given up.
+pub(crate) fn walk(root: &Path, until: Option<Instant>) -> Result<Vec<String>, ArchiveError> {
     let mut keys = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
+        if until.is_some_and(|until| Instant::now() > until) {
+            return Err(ArchiveError::TooLarge);
+        }
         let fail = |source| ArchiveError::Folder { what: "read the folder", path: folder.clone(), source };
         for entry in std::fs::read_dir(&folder).map_err(fail)? {
             let entry = entry.map_err(fail)?;
@@ -107,7 +111,7 @@ struct Checker<'a> {
 }
 
 fn check(root: &Path) -> Result<Report, ArchiveError> {
-    let keys = walk(root)?;
+    let keys = walk(root, None)?;
     let is_manifest = |key: &&String| key.ends_with("/manifest.json");
     let files = keys.iter().filter(|k| !is_manifest(k) && *k != "reportd.json").map(String::as_str);
     let mut checker = Checker { root, report: Report::default(), unnamed: files.collect(), chains: HashMap::new() };

@@ -11,6 +11,7 @@ use crate::artifact::size;
 use crate::run::store::{Instance, RunStore};
 use crate::status::gather::archive_trouble;
 use crate::telemetry::Chain;
+use crate::worker::open::OpenError;
 
 const NAME: &str = "archive";
 
@@ -32,10 +33,19 @@ pub(super) async fn check(ground: &Ground) -> Check {
 async fn look(root: &Path, known: Option<(&Instance, &RunStore)>) -> Check {
     let place = root.display().to_string();
     let bad = |message: &str, action: &str| Check::bad(NAME, Some(place.clone()), message, action);
-    if let Some((instance, store)) = known
-        && let Some((message, action)) = archive_trouble(root, instance, store).await
-    {
-        return bad(&message, &action);
+    if let Some((instance, store)) = known {
+        match archive_trouble(root, instance, store).await {
+            Ok(None) => {}
+            Ok(Some((message, action))) => return bad(&message, &action),
+            Err(OpenError::Store(error)) => {
+                let message = format!("the archive was not compared with the database: {}", Chain(&error));
+                return bad(&message, "see what is said of the database");
+            }
+            Err(error) => {
+                let message = format!("the archive was not compared with the database: {}", Chain(&error));
+                return Check::note(NAME, Some(place.clone()), &message, "run `reportd coverage`, which compares them");
+            }
+        }
     }
     let archive = match Archive::attach(root).await {
         Ok(archive) => archive,

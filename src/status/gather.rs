@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::Path;
+use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{AccountFact, Broken, Declared, DriftFact, Drifted, Facts, Undecided};
 use crate::app::Files;
-use crate::archive::Archive;
+use crate::archive::{Archive, ArchiveError};
 use crate::fire::decide::{Facts as FireFacts, Pause, Verdict, decide};
 use crate::fire::rule::Rules;
 use crate::job::load::{Jobs, read, shown};
@@ -21,11 +22,14 @@ use crate::run::store::{Instance, RunStore, StoreError};
 use crate::settings::Settings;
 use crate::telemetry::Chain;
 use crate::worker::Accounts;
-use crate::worker::open::stranger;
+use crate::worker::open::{OpenError, stranger};
 use crate::yaml::{Problem, Severity};
 
 /// What is late is looked for so far back; what is older is for `coverage`.
 const BACK: TimeDelta = TimeDelta::days(30);
+
+/// An archive that is not looked through within this time is not compared with the database.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Everything that `status` looks at. `folder` is where the job files are.
 pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Facts, StoreError> {
@@ -44,13 +48,21 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         .iter()
         .map(|(row, after)| (row.job.as_str(), row.connection.as_str(), after.as_seconds_f64()))
         .collect();
+    let archive = match archive_trouble(&settings.archive, &instance, store).await {
+        Ok(trouble) => trouble,
+        Err(OpenError::Store(error)) => return Err(error),
+        Err(error) => {
+            tracing::warn!("archive and database were not compared, which `reportd coverage` does: {}", Chain(&error));
+            None
+        }
+    };
     Ok(Facts {
         now,
         zones: settings.connections.iter().filter_map(|c| Some((c.name.clone(), c.zone?))).collect(),
         accounts: accounts(settings, &instance, &declared),
         drift,
         applied: set.applied_at.zip(set.applied_by.clone()),
-        archive: archive_trouble(&settings.archive, &instance, store).await,
+        archive,
         paused: paused(store, &series, now).await?,
         replicas: store.replicas().await?,
         breakers: store.breakers_that_are_open().await?,
@@ -154,47 +166,54 @@ fn drift(folder: &Path, set: &JobSet, broken: &[Broken]) -> Vec<DriftFact> {
     drift
 }
 
-/// What is wrong between archive and database, and what ends it. Unlike the check of a worker this one bonds nothing.
-pub async fn archive_trouble(folder: &Path, instance: &Instance, store: &RunStore) -> Option<(String, String)> {
+/// What is wrong between archive and database, and what ends it. Unlike the check of a worker this one bonds nothing. The error
+/// says why that is not known: the database failed, or the archive is too large to be looked through now.
+pub async fn archive_trouble(
+    folder: &Path,
+    instance: &Instance,
+    store: &RunStore,
+) -> Result<Option<(String, String)>, OpenError> {
     let place = folder.display();
     let archive = match Archive::attach(folder).await {
         Ok(archive) => archive,
         Err(error) => {
-            return Some((
+            return Ok(Some((
                 format!("the archive cannot be opened: {}", Chain(&error)),
                 "restore it, or correct `archive` in the config".to_owned(),
-            ));
+            )));
         }
     };
-    match instance.archive_id {
-        Some(id) if id == archive.id() => match stranger(&archive, store).await {
-            Ok(None) => None,
-            Ok(Some(what)) => Some((what, "reportd archive rebuild, which fetches nothing".to_owned())),
-            Err(error) => Some((
-                format!("the archive cannot be read: {}", Chain(&error)),
-                "restore it, or correct `archive` in the config".to_owned(),
-            )),
-        },
-        Some(_) if archive.id().is_nil() => Some((
-            format!("the database belongs to an archive, and there is none in {place}"),
-            "mount or restore it, or correct `archive` in the config".to_owned(),
-        )),
-        Some(_) => Some((
-            format!("the archive in {place} is not the one that the database belongs to"),
-            "correct `archive` in the config; only if this is the restored copy: reportd archive rebuild".to_owned(),
-        )),
-        None if archive.id().is_nil() => None,
-        None => match archive.manifest_keys().await {
-            Ok(keys) if keys.is_empty() => None,
-            Ok(_) => Some((
-                format!("the archive in {place} holds revisions, and the database knows none"),
-                "reportd archive rebuild".to_owned(),
-            )),
-            Err(error) => Some((
-                format!("the archive cannot be read: {}", Chain(&error)),
-                "restore it, or correct `archive` in the config".to_owned(),
-            )),
-        },
+    let looked = match instance.archive_id {
+        Some(id) if id == archive.id() => stranger(&archive, store, Some(PATIENCE)).await,
+        None if !archive.id().is_nil() => {
+            let keys = archive.manifest_keys(Some(PATIENCE)).await;
+            keys.map_err(OpenError::Archive).map(|keys| {
+                (!keys.is_empty())
+                    .then(|| format!("the archive in {place} holds revisions, and the database knows none"))
+            })
+        }
+        None => Ok(None),
+        Some(_) if archive.id().is_nil() => {
+            return Ok(Some((
+                format!("the database belongs to an archive, and there is none in {place}"),
+                "mount or restore it, or correct `archive` in the config".to_owned(),
+            )));
+        }
+        Some(_) => {
+            return Ok(Some((
+                format!("the archive in {place} is not the one that the database belongs to"),
+                "correct `archive` in the config; only if this is the restored copy: reportd archive rebuild"
+                    .to_owned(),
+            )));
+        }
+    };
+    match looked {
+        Ok(what) => Ok(what.map(|what| (what, "reportd archive rebuild, which fetches nothing".to_owned()))),
+        Err(error @ (OpenError::Store(_) | OpenError::Archive(ArchiveError::TooLarge))) => Err(error),
+        Err(error) => Ok(Some((
+            format!("the archive cannot be read: {}", Chain(&error)),
+            "restore it, or correct `archive` in the config".to_owned(),
+        ))),
     }
 }
 

@@ -4,6 +4,7 @@
 //! would fetch again what is held, and mail people again.
 
 use std::collections::HashSet;
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use serde_json::Value;
@@ -132,7 +133,7 @@ impl Worker {
     /// Makes sure that archive and database know each other; bonds them when both are new.
     pub async fn check_bond(&self) -> Result<(), OpenError> {
         if self.store.instance().await?.archive_id.is_none() {
-            if self.archive.manifest_keys().await?.is_empty() {
+            if self.archive.manifest_keys(None).await?.is_empty() {
                 self.store.bond(self.archive.id(), false).await?;
             } else if self.store.instance().await?.archive_id.is_none() {
                 return Err(OpenError::Strangers(format!(
@@ -155,7 +156,7 @@ impl Worker {
             Some(id) if id == self.archive.id() => Ok(()),
             Some(_) if !self.archive.is_there() => Err(OpenError::NoArchive(root())),
             Some(_) => Err(OpenError::OtherArchive(root())),
-            None if self.archive.is_there() && !self.archive.manifest_keys().await?.is_empty() => Err(
+            None if self.archive.is_there() && !self.archive.manifest_keys(None).await?.is_empty() => Err(
                 OpenError::Strangers(format!("the archive in {} holds revisions, and the database knows none", root())),
             ),
             None => Ok(()),
@@ -212,7 +213,7 @@ impl Worker {
     /// The archive holds no revision that the database does not know: a restored backup of the database would fetch again
     /// what is held. Walks the archive.
     pub async fn check_manifests(&self) -> Result<(), OpenError> {
-        match stranger(&self.archive, &self.store).await? {
+        match stranger(&self.archive, &self.store, None).await? {
             None => Ok(()),
             Some(what) => Err(OpenError::Strangers(what)),
         }
@@ -251,12 +252,16 @@ impl Worker {
 }
 
 /// The first revision of the archive that the database does not know, and that no live run will adopt; what is wrong, in words.
-pub async fn stranger(archive: &Archive, store: &RunStore) -> Result<Option<String>, OpenError> {
+pub async fn stranger(
+    archive: &Archive,
+    store: &RunStore,
+    within: Option<Duration>,
+) -> Result<Option<String>, OpenError> {
     if !archive.is_there() {
         return Ok(None);
     }
     // In pieces, since an archive of years has more than one statement may take.
-    for keys in archive.manifest_keys().await?.chunks(5000) {
+    for keys in archive.manifest_keys(within).await?.chunks(5000) {
         for key in store.unknown_manifests(keys).await? {
             let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
             if !will_be_adopted(archive, store, folder, None).await? {

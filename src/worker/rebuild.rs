@@ -32,7 +32,7 @@ pub enum RebuildError {
 /// Reads every manifest of the archive into the database and bonds the two.
 pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, RebuildError> {
     let mut rebuilt = Rebuilt::default();
-    let seen = archive.manifest_keys().await?;
+    let seen = archive.manifest_keys(None).await?;
     rebuilt.missing = store.manifests_not_among(&seen).await?;
     let bonded_elsewhere = store.instance().await?.archive_id.is_some_and(|id| id != archive.id());
     if bonded_elsewhere && !rebuilt.missing.is_empty() {

@@ -483,7 +483,7 @@ async fn a_fill_lets_the_accounts_other_runs_go_first_where_somebody_serves_them
     let shop = Shop::open().await;
     let store = shop.store();
     queue(&shop, "north", 3, "fill", 500.0).await;
-    queue(&shop, "north", 1, "schedule", 1.0).await;
+    queue(&shop, "north", 2, "schedule", 1.0).await;
     let behind: Uuid = shop.one("SELECT id FROM runs WHERE trigger = 'fill' LIMIT 1").await;
     let claimed = store.claim(behind, &IDENTITY).await.unwrap().unwrap();
     let asks = async |yields: bool| {
@@ -497,12 +497,27 @@ async fn a_fill_lets_the_accounts_other_runs_go_first_where_somebody_serves_them
     store.beat(&replica, true, None).await.unwrap();
     assert_eq!(asks(true).await, Admission::Behind);
     assert_eq!(asks(false).await, Admission::Now);
+    // Refused for the account's rate: it asks again when the next slot comes.
+    shop.sql("UPDATE runs SET next_step_at = reportd_now() + interval '1.2 s' WHERE trigger = 'schedule'").await;
+    assert_eq!(asks(true).await, Admission::Behind);
+    shop.sql("UPDATE runs SET next_step_at = reportd_now() + interval '1 h' WHERE trigger = 'schedule'").await;
+    assert_eq!(asks(true).await, Admission::Now, "it is not due");
+    shop.sql("UPDATE runs SET next_step_at = reportd_now() WHERE trigger = 'schedule'").await;
+    store.beat(&replica, true, Some("a file is broken")).await.unwrap();
+    assert_eq!(asks(true).await, Admission::Behind, "its other series are served");
+    shop.advance(Duration::from_secs(31)).await;
     store.beat(&replica, false, Some("the archive is away")).await.unwrap();
     assert_eq!(asks(true).await, Admission::Now, "who serves claims nothing");
-    store.beat(&replica, true, None).await.unwrap();
     shop.advance(Duration::from_secs(16 * 60)).await;
     store.beat(&replica, true, None).await.unwrap();
     assert_eq!(asks(true).await, Admission::Now, "who serves cannot take it, or would have");
+    shop.sql(
+        "UPDATE runs SET state = 'waiting', ticket = '{}', revision = 9 WHERE id = (SELECT id FROM runs WHERE trigger = 'schedule'
+         AND state = 'queued' ORDER BY next_step_at DESC LIMIT 1)",
+    )
+    .await;
+    assert_eq!(asks(true).await, Admission::Behind, "a long backlog is worked on");
+    shop.sql("DELETE FROM runs WHERE state = 'waiting'").await;
     // Another account's runs are in nobody's way.
     shop.sql("UPDATE runs SET next_step_at = reportd_now() - interval '1 s', account = 'b' WHERE trigger = 'schedule'")
         .await;
@@ -652,6 +667,15 @@ async fn fill(runs: i64) -> Past {
          SELECT gen_random_uuid(), id, base_url, account, connection, vendor, 'created', id::text, '{}', now(), now()
          FROM runs WHERE state = 'archived' AND $1 > 0",
         "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'made', 'x', 'x' FROM runs WHERE $1 > 0",
+        "INSERT INTO series (job, connection, vendor) VALUES ('job-9', 'west', 'jaicp')",
+        "INSERT INTO replicas (id, who, version, follows, passed_at) VALUES (gen_random_uuid(), 'x', 'x', false, reportd_now() + interval '1 day')",
+        // A fill of years, whose runs nobody's others are in the way of.
+        "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end, window_zone, window_label,
+                           provisional, fire_at, request, base_url, account, next_step_at)
+         SELECT gen_random_uuid(), id, job, connection, vendor, 'fill', 'queued', start, start + interval '1 hour', 'UTC', 'x', false,
+                start, '{}', 'http://127.0.0.1:1', 'a', start
+         FROM series, generate_series(1, 5000) n, LATERAL (SELECT '2000-01-01Z'::timestamptz + n * interval '1 hour' AS start) w
+         WHERE connection = 'west'",
     ] {
         let wants = sql.contains("$1");
         let query = sqlx::query(sql);
@@ -762,14 +786,15 @@ impl Past {
         let start: DateTime<Utc> = "2031-01-02T00:00:00Z".parse::<DateTime<Utc>>().unwrap() + TimeDelta::days(n);
         let new = NewRun {
             job: "job-9".into(),
-            connection: "south".into(),
+            connection: "west".into(),
+            trigger: Trigger::Fill,
             window_start: start,
             window_end: start + TimeDelta::days(1),
             window_label: start.format("%Y-%m-%d").to_string(),
             fire_at: start,
             ..new_run(1)
         };
-        let permit = Permit { connection: "south", max_in_flight: 1000, ..PERMIT };
+        let permit = Permit { connection: "west", max_in_flight: 1000, ..PERMIT };
         let run = run_of(store.open(&new).await.unwrap());
         let claim = async || store.claim(run.id, &IDENTITY).await.unwrap().unwrap().lease;
         let lease = claim().await;

@@ -213,8 +213,8 @@ async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Res
     // Nothing is ever further off than one call's distance, or a probe's, and the time for which this row may be waited for: what
     // is was written by a clock that was ahead, and is over.
     let select = "SELECT CASE WHEN next_free_at > reportd_now() + make_interval(secs => $4) THEN 0
-                              ELSE GREATEST(extract(epoch FROM next_free_at - reportd_now()), 0) END::float8 AS wait_s, breaker_open, breaker_reason,
-                         breaker_probe_at, breaker_by_hand,
+                              ELSE GREATEST(extract(epoch FROM next_free_at - reportd_now()), 0) END::float8 AS wait_s,
+                         breaker_open, breaker_reason, breaker_probe_at, breaker_by_hand,
                          breaker_open AND NOT breaker_by_hand
                              AND (breaker_probe_at <= reportd_now() OR breaker_probe_at > reportd_now() + make_interval(secs => $5)
                                   OR breaker_secret IS DISTINCT FROM $3) AS may_probe
@@ -242,8 +242,8 @@ async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Res
     Err(StoreError::Database { what, source: sqlx::Error::RowNotFound })
 }
 
-/// How long a run may have been due for a `fill` to let it go first. One that nobody took for longer is one that no process that
-/// serves can take, and must not keep a fill from working.
+/// How long a run may have been due for a `fill` to let it go first, where none of its kind is under way. One that nobody took for
+/// longer is one that no process that serves can take, and must not keep a fill from working.
 const YIELDS: Duration = Duration::from_secs(15 * 60);
 
 /// Whether runs of the account that are no `fill` are due, and somebody serves who takes them: who fills by hand beside no
@@ -253,21 +253,30 @@ async fn others_go_first(
     permit: &Permit<'_>,
     behind: Uuid,
 ) -> Result<bool, StoreError> {
-    // Served by runs_queued: of a boolean expression PostgreSQL takes IS FALSE as it stands, and rewrites `= false`.
+    // Due is also what was refused for the account's rate, or for want of room, and asks again at the next slot. Served by
+    // runs_queued and runs_under_way: of a boolean expression PostgreSQL takes IS FALSE as it stands, and rewrites `= false`.
     sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM replicas WHERE stopped_at IS NULL AND trouble IS NULL
-                            AND seen_at > reportd_now() - interval '30 seconds')
-             AND EXISTS (SELECT 1 FROM runs mine CROSS JOIN LATERAL (
-                             SELECT 1 FROM runs due
-                             WHERE connection = $1 AND vendor = $2 AND state = 'queued' AND (trigger = 'fill') IS FALSE
-                                 AND next_step_at <= reportd_now() AND next_step_at > reportd_now() - make_interval(secs => $4)
-                                 AND NOT blocked AND base_url = mine.base_url AND account IN (mine.account, '') LIMIT 1
-                         ) due WHERE mine.id = $3)",
+        "SELECT EXISTS (SELECT 1 FROM replicas
+                        WHERE stopped_at IS NULL AND passed_at > reportd_now() - interval '30 seconds')
+             AND EXISTS (
+                 SELECT 1 FROM runs mine LEFT JOIN LATERAL (
+                     SELECT true AS there FROM runs
+                     WHERE connection = $1 AND vendor = $2 AND state IN ('submitting', 'waiting')
+                         AND (trigger = 'fill') IS FALSE AND NOT blocked LIMIT 1
+                 ) under_way ON true CROSS JOIN LATERAL (
+                     SELECT 1 FROM runs
+                     WHERE connection = $1 AND vendor = $2 AND state = 'queued' AND (trigger = 'fill') IS FALSE
+                         AND next_step_at <= reportd_now() + make_interval(secs => $5)
+                         AND next_step_at > CASE WHEN under_way.there THEN '-infinity'
+                                                 ELSE reportd_now() - make_interval(secs => $4) END
+                         AND NOT blocked AND base_url = mine.base_url AND account IN (mine.account, '') LIMIT 1
+                 ) due WHERE mine.id = $3)",
     )
     .bind(permit.connection)
     .bind(permit.vendor)
     .bind(behind)
     .bind(YIELDS.as_secs_f64())
+    .bind(slot_s(permit).max(1.0) * 1.5)
     .fetch_one(&mut **tx)
     .await
     .map_err(doing("look whether others go first"))
