@@ -30,7 +30,7 @@ pub struct Applied {
     pub removed: Vec<String>,
     /// Jobs whose file has errors, and whose last good version stays.
     pub kept: Vec<String>,
-    /// Series that fire no more although their job's file stays: the config has no such connection for them.
+    /// Series that fire no more although their job stays: its file, or the config, has no such connection any more.
     pub left_out: Vec<String>,
 }
 

@@ -67,7 +67,7 @@ fn tell(cx: &Cx, applied: &Applied) {
         ("added", &applied.added),
         ("changed", &applied.changed),
         ("removed", &applied.removed),
-        ("out of force, because the config has no such connection for them", &applied.left_out),
+        ("out of force, because their job has no such connection any more", &applied.left_out),
     ] {
         if !jobs.is_empty() {
             let more = jobs.len().saturating_sub(SHOWN);

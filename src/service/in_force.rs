@@ -113,8 +113,38 @@ impl InForce {
         Ok(())
     }
 
+    /// What is looked at now and then, because nothing tells of it.
+    pub async fn look_around(&self, store: &RunStore) -> Result<(), StoreError> {
+        self.look_at_secrets(store).await?;
+        self.take_over_the_rest(store).await
+    }
+
+    /// A run that somebody worked on when its job was renamed stayed under the former name, where the next instant of its window
+    /// would not see it.
+    async fn take_over_the_rest(&self, store: &RunStore) -> Result<(), StoreError> {
+        let mut renamed: HashMap<(String, String), &Job> = HashMap::new();
+        for job in self.jobs.values().filter(|job| !job.was.is_empty()) {
+            for (was, series) in job.was.iter().flat_map(|was| job.series.iter().map(move |series| (was, series))) {
+                renamed.insert((was.clone(), series.connection.clone()), job);
+            }
+        }
+        if renamed.is_empty() {
+            return Ok(());
+        }
+        let names: Vec<(String, String)> = renamed.keys().cloned().collect();
+        for name in store.left_behind(&names).await? {
+            let Some(job) = renamed.get(&name) else { continue };
+            match store.series_of(&job.name, &name.1, job.vendor().as_str(), &job.was).await {
+                // A former name that is in force again is another job's, and keeps what it has.
+                Ok(_) | Err(StoreError::Refused(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
     /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
-    pub async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
+    async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
         for (connection, vendor, refused) in store.open_breakers().await? {
             let account = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
             let Some(Ok(secrets)) = account.map(|(_, account)| account.reload()) else { continue };

@@ -13,6 +13,7 @@ use reportd::run::store::revision::RevisionRow;
 use reportd::run::store::serving::{Claimant, Replica};
 use reportd::run::store::{LEASE, RunStore};
 use reportd::run::{Trigger, Who};
+use rustix::process::Signal;
 use serde_json::json;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -630,6 +631,24 @@ async fn what_a_live_run_left_under_a_former_name_is_taken_over_by_the_next_appl
     store.adopt(&row, &files).await.unwrap();
     shop.run(&["apply"]).await.expect(0);
     assert_eq!(shop.holds("new").await, ["2025-03-03 r1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_worked_on_while_its_job_was_renamed_is_taken_over_by_whoever_serves() {
+    let shop = Shop::open().await;
+    shop.job("new", &format!("was: [bulk]\nzone: UTC\nschedule: \"0 6 * * *\"\nwindow: yesterday\n{LIVECHAT}"));
+    shop.run(&["apply"]).await.expect(0);
+    // With a base URL that is not this process's, so that the run stays as it is.
+    queue(&shop, "north", 1, "schedule", 1.0).await;
+    shop.sql("UPDATE runs SET lease_token = gen_random_uuid(), lease_until = reportd_now() + interval '1 h'").await;
+    let serving = shop.serve_with(&["--follow"], &[]).await;
+    serving.until_http("/readyz", 200).await;
+    let of = "SELECT count(*) FROM runs JOIN series ON series.id = runs.series_id WHERE series.job = 'new'";
+    assert_eq!(shop.number(of).await, 0);
+    shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL").await;
+    serving.signal(Signal::HUP);
+    shop.until_count(of, 1).await;
+    serving.stop().await;
 }
 
 /// How much is in the tables of [`fill`].

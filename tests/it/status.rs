@@ -333,7 +333,7 @@ async fn a_shop_that_the_config_lost_is_told_before_and_after_it_is_taken_out_of
     assert_eq!((text(&lost["job"]), text(&lost["connection"])), ("ratings", "south"));
     assert_eq!(lost["message"], "it is in force, and the config here has no such connection for it");
     let applied = shop.run(&["apply"]).await.expect(0).stdout;
-    let said = "out of force, because the config has no such connection for them: ratings@south\nversion 2 of the jobs is in force\n";
+    let said = "out of force, because their job has no such connection any more: ratings@south\nversion 2 of the jobs is in force\n";
     assert_eq!(applied, said);
     shop.nothing().await;
     shop.config(&south);

@@ -63,6 +63,26 @@ impl RunStore {
     }
 }
 
+impl RunStore {
+    /// Which of these series, job and connection, have live runs that nobody works on.
+    pub async fn left_behind(&self, names: &[(String, String)]) -> Result<Vec<(String, String)>, StoreError> {
+        let (jobs, connections): (Vec<&str>, Vec<&str>) =
+            names.iter().map(|(job, connection)| (job.as_str(), connection.as_str())).unzip();
+        // Served by series_name_once and runs_live_of_series.
+        sqlx::query_as(
+            "SELECT s.job, s.connection FROM unnest($1::text[], $2::text[]) AS n (job, connection)
+             JOIN series s USING (job, connection) CROSS JOIN LATERAL (
+                 SELECT 1 FROM runs WHERE series_id = s.id AND finished_at IS NULL AND lease_token IS NULL LIMIT 1
+             ) live",
+        )
+        .bind(jobs)
+        .bind(connections)
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look for runs of former names"))
+    }
+}
+
 /// Makes what is known under former names the history of `job` at this connection. Without a series of the new name that
 /// is a change of name; with one, revisions, ended runs, fires and rules move to it, where they do not collide.
 pub(super) async fn take_over(
