@@ -48,7 +48,7 @@ pub(crate) fn walk(root: &Path, until: Option<Instant>) -> Result<Vec<String>, A
     let mut keys = Vec::new();
     let mut folders = vec![root.to_owned()];
     while let Some(folder) = folders.pop() {
-        if until.is_some_and(|until| Instant::now() > until) {
+        if until.is_some_and(|until| Instant::now() >= until) {
             return Err(ArchiveError::TooLarge);
         }
         let fail = |source| ArchiveError::Folder { what: "read the folder", path: folder.clone(), source };
@@ -194,5 +194,21 @@ impl Checker<'_> {
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_walk_ends_when_its_time_is_over() {
+        let folder = tempfile::tempdir().expect("folder");
+        std::fs::create_dir_all(folder.path().join("job/shop")).expect("folders");
+        std::fs::write(folder.path().join("job/shop/report.csv"), "x").expect("file");
+        assert_eq!(walk(folder.path(), None).expect("walk"), ["job/shop/report.csv"]);
+        assert!(matches!(walk(folder.path(), Some(Instant::now())), Err(ArchiveError::TooLarge)));
+        let later = Some(Instant::now() + std::time::Duration::from_secs(3600));
+        assert_eq!(walk(folder.path(), later).expect("walk").len(), 1);
     }
 }

@@ -66,13 +66,15 @@ impl Runs {
             limit: i64::from(self.limit),
         };
         let app = cx.app(&files.settings, ArchiveUse::Reads).await?;
-        let result = list(cx, &app, &filter).await;
         let known = match &self.selection {
             Some(selection) => known(&files, &app.worker.store, selection).await,
             None => Ok(()),
         };
+        let result = match known {
+            Ok(()) => list(cx, &app, &filter).await,
+            Err(unknown) => Err(unknown),
+        };
         app.close().await;
-        known?;
         result
     }
 }

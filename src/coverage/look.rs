@@ -23,7 +23,6 @@ use crate::request::window::Window;
 use crate::run::store::StoreError;
 use crate::run::store::calendar::{Range, SeriesRow};
 use crate::worker::Worker;
-use crate::worker::open::OpenError;
 
 /// Series that are looked at in one go: enough that statements are few, few enough that memory stays flat.
 pub const BATCH: usize = 200;
@@ -86,9 +85,6 @@ impl Calendar<'_> {
 /// Why nothing can be said.
 #[derive(Debug, Error)]
 pub enum LookError {
-    /// Archive and database do not know each other.
-    #[error(transparent)]
-    Open(#[from] OpenError),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),

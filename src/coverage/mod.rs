@@ -1,7 +1,7 @@
 //! Coverage: the windows that are wanted of a series, and what is there of each.
 //!
 //! ```text
-//! wanted.rs   rules x time -> the windows that are wanted. Pure
+//! wanted.rs   rules x time -> the windows that are wanted, also those that a change of rules left out. Pure
 //! cell.rs     a window x what is known of it -> its state. Pure
 //! pace.rs     what is left to fetch x the accounts' limits -> how long it takes. Pure
 //! look.rs     reads rows and the archive's folders, and puts the others together

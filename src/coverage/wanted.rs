@@ -115,10 +115,10 @@ impl Expectation<'_> {
         }
     }
 
-    /// Windows that no instant names because the rule was changed, or its file was away: a cron that is moved from 08:30 to 06:30
-    /// at 07:00 names yesterday neither way. This version would have named them, had it been in force earlier; they lie between what
-    /// was named before and the first that it names; and the version before it, had it gone on, would have covered them. Days that
-    /// no version meant to cover are none.
+    /// Windows that no instant names because the rule was changed, or its file was away: a cron that is moved from 08:30 to
+    /// 06:30 at 07:00 names yesterday neither way. This version would have named them, had it been in force earlier; they lie
+    /// between what was named before and the first that it names; and the version before it, had it gone on, would have
+    /// covered them. Days that no version meant to cover are none.
     fn forgotten(
         &self,
         rule: &Rule,

@@ -197,7 +197,7 @@ async fn start(
     if lacks_files(&worker.store, &first).await {
         // A checkout takes files away and puts them back: a removal counts when a second look finds it too.
         tracing::info!("job files are missing; the folder is looked at once more");
-        tokio::time::sleep(reload::LOOK).await;
+        tokio::time::sleep(CHECKOUT).await;
         (watcher, first) = load(watcher).await?;
     }
     let mut service = Service::new(worker, settings, options, health, stop);
@@ -230,12 +230,15 @@ async fn load(mut watcher: Watcher) -> Result<(Watcher, Loaded), ServeError> {
     loaded.await.map_err(|_| ServeError::Died("the first look at config and job files"))
 }
 
-/// Whether jobs are in force whose files the folder does not have. A database that does not tell will be asked again when the
+/// How long a checkout may take between taking a file away and putting it back.
+const CHECKOUT: Duration = Duration::from_secs(5);
+
+/// Whether jobs may be in force whose files the folder does not have: a database that does not tell is asked once more, when the
 /// files are applied.
 async fn lacks_files(store: &RunStore, loaded: &Loaded) -> bool {
     let Some(texts) = &loaded.texts else { return false };
     let names: Vec<&str> = texts.iter().map(|text| text.name.as_str()).collect();
-    store.jobs_besides(&names).await.is_ok_and(|lacking| !lacking.is_empty())
+    store.jobs_besides(&names).await.map_or(true, |lacking| !lacking.is_empty())
 }
 
 /// Says that the process lives while something takes long.

@@ -321,7 +321,7 @@ impl Service {
         match tokio::time::timeout(PATIENCE, in_force.look_around(&self.store)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(error = %Chain(&error), "changed secrets, and runs of former names, could not be looked for")
+                tracing::warn!(error = %Chain(&error), "changed secrets, and runs of former names, could not be looked for");
             }
             Err(_) => self.renew_connection(),
         }

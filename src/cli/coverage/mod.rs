@@ -78,7 +78,6 @@ struct Total {
 impl From<LookError> for Failure {
     fn from(error: LookError) -> Failure {
         match error {
-            LookError::Open(error) => error.into(),
             LookError::Store(error) => error.into(),
             other @ LookError::Rules { .. } => Failure::Failed(other.into()),
         }
