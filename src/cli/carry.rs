@@ -116,11 +116,7 @@ pub(super) struct Outcome {
 
 /// BIK mails somebody for each create. Runs by hand that would mail a shop's owner are refused, with how many mails they mean.
 pub(super) fn refuse_mail(files: &Files, fires: &[Planned]) -> Result<(), Failure> {
-    let quiet = |fire: &&Planned| {
-        let connection = crate::job::connection(&files.settings.connections, &fire.connection);
-        connection.and_then(|c| c.bik.as_ref()).is_some_and(|bik| bik.quiet_emails.is_some())
-    };
-    let loud: Vec<&Planned> = fires.iter().filter(|f| f.vendor == Vendor::Bik && !quiet(f)).collect();
+    let loud: Vec<&Planned> = fires.iter().filter(|fire| mails_the_shop(files, fire)).collect();
     let Some(first) = loud.first() else { return Ok(()) };
     Err(Failure::Usage(format!(
         "BIK sends every report it makes by mail: this would be {} and {}. Set quiet_emails on connection \
@@ -129,6 +125,13 @@ pub(super) fn refuse_mail(files: &Files, fires: &[Planned]) -> Result<(), Failur
         counted(mails(loud.iter().copied()), "mail"),
         first.connection
     )))
+}
+
+/// Whether its mail goes to the job's own addresses unless somebody sets `quiet_emails`.
+pub(super) fn mails_the_shop(files: &Files, fire: &Planned) -> bool {
+    let connection = crate::job::connection(&files.settings.connections, &fire.connection);
+    let quiet = connection.and_then(|c| c.bik.as_ref()).is_some_and(|bik| bik.quiet_emails.is_some());
+    fire.vendor == Vendor::Bik && !quiet
 }
 
 /// How many mails BIK sends for these.

@@ -9,7 +9,9 @@ use chrono::{DateTime, Utc};
 use clap::Args;
 use uuid::Uuid;
 
-use super::carry::{Carrying, Waiting, carry_all, deliver, mails, refuse_mail, report, stop_on_signal, worst};
+use super::carry::{
+    Carrying, Waiting, carry_all, deliver, mails, mails_the_shop, refuse_mail, report, stop_on_signal, worst,
+};
 use super::coverage::{Dates, note_clipped, too_many, words};
 use super::text::{local, roughly};
 use super::{Cx, Exit, Failure, note, say, say_json};
@@ -276,7 +278,13 @@ impl Fill {
         let bik = || parts.iter().flat_map(Part::creating).filter(|fire| fire.vendor == Vendor::Bik);
         if bik().next().is_some() {
             let mails = mails(bik());
-            let whom = if self.mail { "the jobs' own addresses" } else { "quiet_emails, where a connection has them" };
+            let whom = match bik().find(|fire| mails_the_shop(files, fire)) {
+                _ if self.mail => "the jobs' own addresses".to_owned(),
+                None => "quiet_emails".to_owned(),
+                Some(fire) => {
+                    format!("quiet_emails; {} has none, and its runs are refused without --mail", fire.connection)
+                }
+            };
             note(&format!("  BIK mails each report it makes: {}, to {whom}", words::counted(mails, "mail")));
         }
         self.tell_finish(app, files, parts).await

@@ -202,14 +202,16 @@ pub fn cells(wanted: Vec<Wanted>, facts: Facts, today: &Today<'_>) -> (Vec<Cell>
     (cells, held.len())
 }
 
-/// The cells of what is held of a series that no schedule names windows of.
-pub fn held_cells(facts: Facts, today: &Today<'_>) -> Vec<Cell> {
-    let window =
-        |row: &HeldRow| Window::new(row.window_start, row.window_end, row.window_zone.parse().unwrap_or_default());
-    let mut wanted: Vec<Wanted> = facts
-        .held
-        .iter()
-        .filter_map(window)
+/// The cells of a series that no schedule names windows of: what is held, what works on more, and what failed of what a person
+/// asked for, where `is_asked_about`.
+pub fn by_hand_cells(facts: Facts, today: &Today<'_>, is_asked_about: impl Fn(&Window) -> bool) -> Vec<Cell> {
+    let held = facts.held.iter().map(|row| (row.window_start, row.window_end, &row.window_zone));
+    let failed = facts.ended.iter().filter(|run| run.state == run::State::Failed);
+    let runs = facts.live.iter().chain(failed).map(|run| (run.window_start, run.window_end, &run.window_zone));
+    let mut wanted: Vec<Wanted> = held
+        .chain(runs)
+        .filter_map(|(start, end, zone)| Window::new(start, end, zone.parse().unwrap_or_default()))
+        .filter(is_asked_about)
         .map(|window| Wanted { window, fire_at: window.end(), provisional: false, paused: false, ripe: true })
         .collect();
     wanted.sort_by_key(|one| key(&one.window));
@@ -273,6 +275,7 @@ mod tests {
             series_id: 1,
             window_start: window.start(),
             window_end: window.end(),
+            window_zone: "UTC".into(),
             id: Uuid::from_u128(9),
             state,
             blocked,

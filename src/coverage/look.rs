@@ -11,7 +11,7 @@ use chrono_tz::Tz;
 use thiserror::Error;
 
 use super::Span;
-use super::cell::{Cell, Facts, State, Today, cells, held_cells};
+use super::cell::{Cell, Facts, State, Today, by_hand_cells, cells};
 use super::verify::{Checked, hash};
 use super::wanted::{Expectation, TooMany, Wanted};
 use crate::connection::Connection;
@@ -184,8 +184,8 @@ impl<'a> Look<'a> {
                 if let (Some(first), Some(last)) = (one.wanted.first(), one.wanted.last()) {
                     let until = last.fire_at + TimeDelta::seconds(1);
                     fires.push(Range { series: row.id, from: first.fire_at, until });
-                    ids.push(row.id);
                 }
+                ids.push(row.id);
             }
         }
         let store = &self.worker.store;
@@ -195,7 +195,6 @@ impl<'a> Look<'a> {
         for row in store.live_of(&ids).await? {
             begun[place[&row.series_id]].facts.live.push(row);
         }
-        windows.retain(|range| !begun[place[&range.series]].wanted.is_empty());
         for row in store.ended_in(&windows).await? {
             begun[place[&row.series_id]].facts.ended.push(row);
         }
@@ -217,7 +216,7 @@ impl<'a> Look<'a> {
     }
 
     fn calendar(&self, one: Begun<'a>) -> Calendar<'a> {
-        let Begun { chosen: (job, series, connection), rows, scheduled, wanted, too_many, mut facts } = one;
+        let Begun { chosen: (job, series, connection), rows, scheduled, wanted, too_many, facts } = one;
         // What is asked depends on the window by its zone alone.
         let hashes: RefCell<HashMap<Tz, String>> = RefCell::default();
         let content_hash = |window: &Window| {
@@ -233,12 +232,7 @@ impl<'a> Look<'a> {
         let (mut cells, besides) = if scheduled {
             cells(wanted, facts, &today)
         } else {
-            facts.held.retain(|row| {
-                let zone = row.window_zone.parse().unwrap_or(series.zone);
-                let window = Window::new(row.window_start, row.window_end, zone);
-                window.is_some_and(|window| self.span.overlaps(&window, series.zone))
-            });
-            (held_cells(facts, &today), 0)
+            (by_hand_cells(facts, &today, |window| self.span.overlaps(window, series.zone)), 0)
         };
         cells.sort_by_key(|cell| (cell.window.end(), cell.window.start()));
         Calendar {

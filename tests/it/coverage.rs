@@ -751,6 +751,39 @@ async fn a_window_whose_create_nobody_knows_about_is_not_filled_even_when_its_ru
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_job_without_schedule_what_was_asked_for_and_is_not_there_is_told() {
+    let shop = Shop::open().await;
+    shop.job("by-hand", &format!("zone: UTC\nwindow: yesterday\n{BIK}"));
+    shop.without_waits().await;
+    for (day, fault, exit) in
+        [(3, None, 0), (5, Some("lost"), 3), (7, Some("400"), 1), (8, Some("400"), 1), (9, None, 4)]
+    {
+        if let Some(fault) = fault {
+            shop.fault(&format!("bik.generateReport={fault}:1"));
+        }
+        let (day, wait) = (format!("2025-03-0{day}..2025-03-0{day}"), if exit == 4 { "0" } else { "30s" });
+        shop.run_job("by-hand", &day, &["--wait", wait]).await.expect(exit);
+    }
+    let states = async |shop: &Shop, more: &[&str]| -> Vec<String> {
+        let told = shop.run(&[&["coverage", "by-hand", "--format", "json"], more].concat()).await.expect(0).json();
+        told.iter().map(|cell| format!("{} {}", text(&cell["window"]["label"]), text(&cell["state"]))).collect()
+    };
+    let all =
+        ["2025-03-03 held", "2025-03-05 needs_you", "2025-03-07 failed", "2025-03-08 failed", "2025-03-09 in_flight"];
+    assert_eq!(states(&shop, &[]).await, all);
+    assert_eq!(states(&shop, &["--from", "2025-03-05", "--to", "2025-03-07"]).await, all[1..3]);
+    let checked = shop.run(&["coverage", "by-hand", "--check"]).await.expect(1);
+    let told = "held: 1 window, 1 needs you, 2 failed, 1 in flight; nothing more is expected";
+    assert!(checked.stdout.contains(told), "{checked:?}");
+    checked.says("2025-03-07 to 2025-03-08 is not held: failed");
+    let strip = shop.run(&["coverage", "--check"]).await.expect(1).stdout;
+    assert!(strip.contains("by hand only, 1 held, 1 needs you, 2 failed, 1 in flight"), "{strip}");
+    shop.run(&["fill", "by-hand"]).await.expect(3).says("fill fetches 2 windows");
+    let now = ["2025-03-03 held", "2025-03-05 needs_you", "2025-03-07 held", "2025-03-08 held", "2025-03-09 held"];
+    assert_eq!(states(&shop, &[]).await, now);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_older_copy_of_the_database_is_told_by_whichever_revision_it_lacks() {
     let shop = shop(&format!("{DAILY}{LIVECHAT}")).await;
     shop.job("other", LIVECHAT);

@@ -54,7 +54,9 @@ pub(crate) fn counted(count: usize, what: &str) -> String {
 
 /// What is neither held nor empty, as ranges in order of time.
 pub(crate) fn gaps<'a>(calendar: &'a Calendar<'_>) -> Vec<Gap<'a>> {
-    let chunks = calendar.cells.chunk_by(|a, b| a.state == b.state);
+    // Of windows that no schedule names the next one need not be the neighbour.
+    let follows = |a: &Cell, b: &Cell| calendar.scheduled || a.window.end() == b.window.start();
+    let chunks = calendar.cells.chunk_by(|a, b| a.state == b.state && follows(a, b));
     let gaps = chunks.filter_map(|cells| Some(Gap { state: cells.first()?.state, cells }));
     gaps.filter(|gap| !matches!(gap.state, State::Held | State::Empty)).collect()
 }
@@ -161,27 +163,27 @@ fn again(name: &str, cells: &[Cell]) -> Option<String> {
 /// The end of a strip: `complete`, or what is not held.
 pub(super) fn verdict(calendar: &Calendar<'_>) -> String {
     let all = calendar.cells.len();
-    if !calendar.scheduled {
-        return format!("by hand only, {all} held");
-    }
-    let counts: Vec<String> = State::ALL
-        .into_iter()
-        .filter(|state| !state.is_held())
-        .map(|state| (state, calendar.count(state)))
-        .filter(|(_, count)| *count > 0)
-        .map(|(state, count)| format!("{count} {}", state.as_str().replace('_', " ")))
-        .collect();
-    match (all, counts.is_empty()) {
+    let held = calendar.cells.iter().filter(|cell| cell.state.is_held()).count();
+    let lacking = lacking(calendar);
+    match (all, lacking.is_empty()) {
+        _ if !calendar.scheduled => {
+            let counts: Vec<String> = std::iter::once(format!("{held} held")).chain(lacking).collect();
+            format!("by hand only, {}", counts.join(", "))
+        }
         (0, _) => "nothing expected".to_owned(),
         (all, true) => format!("{all} of {all}, complete"),
-        (all, false) => {
-            let held = calendar.cells.iter().filter(|cell| cell.state.is_held()).count();
-            format!("{held} of {all}: {}", counts.join(", "))
-        }
+        (all, false) => format!("{held} of {all}: {}", lacking.join(", ")),
     }
 }
 
-/// What is held of a series that no schedule names windows of.
+/// How many windows are in each state that is none of what is held.
+fn lacking(calendar: &Calendar<'_>) -> Vec<String> {
+    let states = State::ALL.into_iter().filter(|state| !state.is_held());
+    let counts = states.map(|state| (state, calendar.count(state))).filter(|(_, count)| *count > 0);
+    counts.map(|(state, count)| format!("{count} {}", state.as_str().replace('_', " "))).collect()
+}
+
+/// What is there of a series that no schedule names windows of.
 pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
     if calendar.cells.is_empty() {
         return "nothing is held, and nothing is expected: the job has no schedule\n".to_owned();
@@ -192,11 +194,12 @@ pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
     for (cell, name) in calendar.cells.iter().zip(names) {
         let state = paint.text(cell.state, cell.state.as_str());
         let space = " ".repeat(12 - cell.state.as_str().len());
-        let revision = cell.held.as_ref().map_or(0, |held| held.revision);
+        let revision = cell.held.as_ref().map_or_else(|| "- ".to_owned(), |held| format!("r{}", held.revision));
         let run = cell.run_id().map(short).unwrap_or_default();
-        out.push_str(&format!("  {name:<wide$}  {state}{space}  r{revision}  run {run}\n"));
+        out.push_str(&format!("  {name:<wide$}  {state}{space}  {revision}  run {run}\n"));
     }
-    let held = counted(calendar.cells.len(), "window");
-    out.push_str(&format!("held: {held}; nothing is expected, because the job has no schedule\n"));
+    let held = counted(calendar.cells.iter().filter(|cell| cell.state.is_held()).count(), "window");
+    let lacking = lacking(calendar).into_iter().map(|count| format!(", {count}")).collect::<String>();
+    out.push_str(&format!("held: {held}{lacking}; nothing more is expected, because the job has no schedule\n"));
     out
 }

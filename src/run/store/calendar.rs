@@ -79,6 +79,8 @@ pub struct WindowRun {
     pub window_start: DateTime<Utc>,
     /// Open end of the window.
     pub window_end: DateTime<Utc>,
+    /// Zone of the window.
+    pub window_zone: String,
     /// The run.
     pub id: Uuid,
     /// Where it stands.
@@ -194,7 +196,7 @@ impl RunStore {
         sqlx::query_as(
             "SELECT r.* FROM unnest($1::bigint[]) AS s (id)
              CROSS JOIN LATERAL (
-                 SELECT series_id, window_start, window_end, id, state, blocked FROM runs
+                 SELECT series_id, window_start, window_end, window_zone, id, state, blocked FROM runs
                  WHERE series_id = s.id AND finished_at IS NULL OFFSET 0
              ) r",
         )
@@ -236,7 +238,7 @@ impl RunStore {
         sqlx::query_as(
             "SELECT r.* FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS s (id, from_at, until_at)
              CROSS JOIN LATERAL (
-                 SELECT DISTINCT ON (window_start, window_end) series_id, window_start, window_end, id, state, blocked
+                 SELECT DISTINCT ON (window_start, window_end) series_id, window_start, window_end, window_zone, id, state, blocked
                  FROM runs
                  WHERE series_id = s.id AND window_start >= s.from_at AND window_start < s.until_at
                    AND finished_at IS NOT NULL
