@@ -54,7 +54,12 @@ where
     let repeatable = old.is_some_and(|r| r.may_repeat());
     match worker.store.past_creates(run).await? {
         PastCreates::Alive(attempt) => {
-            worker.store.retry_ticket(run, attempt).await?;
+            // A person says so: the same shop may have another key by now.
+            let account = run.vendor.parse().ok().and_then(|vendor| worker.accounts.get(&run.connection, vendor));
+            let account = account.filter(|(_, account)| account.base_url == run.base_url);
+            let secrets = account.and_then(|(_, account)| account.secrets().ok());
+            let account = secrets.as_ref().map(|secrets| secrets.account.as_str());
+            worker.store.retry_ticket(run, attempt, account).await?;
             Ok("goes on with its ticket")
         }
         PastCreates::Doubtful if !repeatable => {

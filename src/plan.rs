@@ -37,6 +37,10 @@ pub struct Planned {
     pub early: bool,
     /// What it sends; `None` when it cannot be resolved.
     pub request: Option<Request>,
+    /// BIK's mail is for no reader of it: a report that was mailed to others serves it as well.
+    pub quiet: bool,
+    /// Nothing is sent: the window's last run goes on with the ticket that it has.
+    pub goes_on: bool,
     /// What its run tells whom.
     pub telling: Telling,
     /// What a person should know.
@@ -112,6 +116,8 @@ pub fn planned(
         provisional: by_rule,
         early,
         request,
+        quiet: mailing == Mailing::Quiet,
+        goes_on: false,
         telling: job.telling(connection),
         warnings,
     }

@@ -5,7 +5,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use chrono::{DateTime, Utc};
 use clap::Args;
 use uuid::Uuid;
 
@@ -52,20 +51,14 @@ struct Part {
     name: String,
     ids: Vec<i64>,
     fires: Vec<Planned>,
-    /// Those among them whose last run goes on with its ticket: nothing is sent, or mailed, anew.
-    going_on: HashSet<(DateTime<Utc>, DateTime<Utc>)>,
     /// The windows in words.
     ranges: Vec<String>,
 }
 
 impl Part {
-    fn goes_on(&self, fire: &Planned) -> bool {
-        fire.window.is_some_and(|window| self.going_on.contains(&(window.start(), window.end())))
-    }
-
     /// What makes a report anew.
     fn creating(&self) -> impl Iterator<Item = &Planned> {
-        self.fires.iter().filter(|fire| !self.goes_on(fire))
+        self.fires.iter().filter(|fire| !fire.goes_on)
     }
 }
 
@@ -122,11 +115,16 @@ impl Fill {
         }
         let mut fires: Vec<Planned> = parts.into_iter().flat_map(|part| part.fires).collect();
         if self.dry_run {
-            for fire in &fires {
-                if cx.json() { say_json(&PlanView::of(fire)) } else { say(&super::plan::lines(fire)) }
-            }
             if !fires.iter().all(|fire| fire.request.is_some()) {
                 undone.push(Exit::Usage);
+            }
+            for fire in &mut fires {
+                if fire.goes_on {
+                    fire.request = None;
+                    fire.warnings
+                        .push("nothing is sent: the window's last run goes on with the ticket that it has".into());
+                }
+                if cx.json() { say_json(&PlanView::of(fire)) } else { say(&super::plan::lines(fire)) }
             }
             return Ok(worst(&undone));
         }
@@ -245,13 +243,8 @@ impl Fill {
         let gaps = words::gaps(calendar);
         let ranges = gaps.iter().filter(|gap| gap.state.is_gap());
         let ranges = ranges.map(|gap| format!("{} {}", gap.range(), gap.state)).collect();
-        let going_on = app.worker.going_on(&fires, &calendar.ids).await?;
-        for fire in &mut fires {
-            if fire.window.is_some_and(|window| going_on.contains(&(window.start(), window.end()))) {
-                fire.warnings.push("not sent: the window's last run goes on with the ticket that it has".into());
-            }
-        }
-        Ok(Some(Part { name: calendar.name(), ids: calendar.ids.clone(), fires, going_on, ranges }))
+        app.worker.mark_going_on(&mut fires, &calendar.ids).await?;
+        Ok(Some(Part { name: calendar.name(), ids: calendar.ids.clone(), fires, ranges }))
     }
 
     /// Says what is about to be done.
@@ -270,7 +263,7 @@ impl Fill {
         if parts.len() > LINES {
             note(&format!("  and {} more series", parts.len() - LINES));
         }
-        let going_on: usize = parts.iter().map(|part| part.going_on.len()).sum();
+        let going_on = parts.iter().flat_map(|part| &part.fires).filter(|fire| fire.goes_on).count();
         if going_on > 0 {
             let windows = words::counted(going_on, "window");
             note(&format!("  without a new request, by the ticket that the last run has: {windows}"));
@@ -311,7 +304,7 @@ impl Fill {
             if pace.measured_on == 0 {
                 assumed.insert(series_name(&first.job, &first.connection), pace);
             }
-            let runs = part.fires.len();
+            let runs = part.creating().count();
             work.push(Work { connection: &connection.name, vendor: first.vendor, limits, runs, pace });
         }
         let Some(finish) = finish(&work) else { return Ok(()) };

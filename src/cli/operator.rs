@@ -51,7 +51,10 @@ async fn finish(cx: &Cx, app: &App, id: uuid::Uuid, words: &str) -> Result<Exit,
     } else {
         say(&format!("run {} {words}; it is {} now", short(id), run.state));
         let window = run.window_zone.parse().ok().and_then(|zone| Window::new(run.window_start, run.window_end, zone));
-        if let Some((first, last)) = window.filter(|_| !run.state.is_terminal()).and_then(|w| w.whole_days()) {
+        let live = !run.state.is_terminal() && run.state != State::Held;
+        if let Some((first, last)) = window.filter(|_| live).and_then(|w| w.whole_days())
+            && !app.worker.store.is_served().await?
+        {
             say(&format!("to carry it on: reportd run-job {}@{} --window {first}..{last}", run.job, run.connection));
         }
     }

@@ -140,10 +140,11 @@ impl Expectation<'_> {
             }
             return self.named_before(rule, schedule, begin, from, |window| window.end() <= until).ok_or_else(too_many);
         };
-        let would_have = last.would_have_covered(until).ok_or_else(too_many)?;
+        let would_have = last.would_have_covered(begin, until).ok_or_else(too_many)?;
+        // After a change of zone only a part of a day may be in the hole: the whole of it is fetched then.
         let in_a_hole = |window: &Window| {
-            let after_the_past = past.named_to.is_none_or(|named_to| window.start() >= named_to);
-            after_the_past && window.end() <= until && would_have.covers(window)
+            let new = past.named_to.map_or(window.start(), |named_to| window.start().max(named_to)).max(begin);
+            new < window.end() && window.end() <= until && would_have.covers(new, window.end())
         };
         self.named_before(rule, schedule, begin, from, in_a_hole).ok_or_else(too_many)
     }
@@ -222,7 +223,9 @@ impl<'a> Past<'a> {
         if is_fixed(rule) {
             return;
         }
-        self.last = Some(Last { rule, schedule, ended: until });
+        let this = Last { rule, schedule, ended: until };
+        // One that named nothing, as a mistake that was corrected at once, takes nothing of what was meant before.
+        self.last = self.last.or(Some(this));
         // Its last instant is looked for from the end, because a version may have been in force for years.
         for hours in [1, 24, 8 * 24, 32 * 24, 367 * 24, 9 * 366 * 24] {
             let begin = until - TimeDelta::hours(hours);
@@ -231,6 +234,7 @@ impl<'a> Past<'a> {
             let named = fires.take_while(|fire| *fire < until).filter_map(|fire| rule.window_at(fire)).last();
             if let Some(window) = named {
                 self.named_to = self.named_to.max(Some(window.end()));
+                self.last = Some(this);
                 return;
             }
         }
@@ -238,12 +242,11 @@ impl<'a> Past<'a> {
 }
 
 impl Last<'_> {
-    /// What it would have covered of the time up to `until`, had it gone on; `None` = more than can be looked at.
-    fn would_have_covered(&self, until: DateTime<Utc>) -> Option<Covered> {
+    /// What it would have covered of the time from `begin` to `until`, had it gone on; `None` = more than can be looked at.
+    fn would_have_covered(&self, begin: DateTime<Utc>, until: DateTime<Utc>) -> Option<Covered> {
         let mut covered: Vec<(DateTime<Utc>, DateTime<Utc>)> = Vec::new();
-        let fires = std::iter::successors(self.schedule.next(self.ended - TimeDelta::nanoseconds(1)), |fire| {
-            self.schedule.next(*fire)
-        });
+        let begin = begin.max(self.ended - TimeDelta::nanoseconds(1));
+        let fires = std::iter::successors(self.schedule.next(begin), |fire| self.schedule.next(*fire));
         for (looked_at, fire_at) in fires.enumerate() {
             if looked_at == MOST {
                 return None;
@@ -265,10 +268,10 @@ impl Last<'_> {
 struct Covered(Vec<(DateTime<Utc>, DateTime<Utc>)>);
 
 impl Covered {
-    /// Whether one of them holds the whole window.
-    fn covers(&self, window: &Window) -> bool {
-        let after = self.0.partition_point(|(start, _)| *start <= window.start());
-        after.checked_sub(1).is_some_and(|at| self.0[at].1 >= window.end())
+    /// Whether one of them holds all of `[start, end)`.
+    fn covers(&self, start: DateTime<Utc>, end: DateTime<Utc>) -> bool {
+        let after = self.0.partition_point(|(begin, _)| *begin <= start);
+        after.checked_sub(1).is_some_and(|at| self.0[at].1 >= end)
     }
 }
 
@@ -479,6 +482,32 @@ mod tests {
         let moved = change(month("0 6 5 * *"), "2026-11-03T12:00:00Z", month("0 6 2 * *"));
         let middle = Expectation { span: Span { from: date("2026-10-15"), to: None }, ..expectation(&moved) };
         assert_eq!(labels(&middle), ["2026-10"]);
+        // A change of zone in the afternoon of the 9th: its first eight hours in UTC are those of the 8th in Los Angeles.
+        let there = rule("0 6 * * *", "yesterday", Tz::America__Los_Angeles);
+        let zone = change(rule("0 6 * * *", "yesterday", Tz::UTC), "2026-11-09T15:00:00Z", there);
+        let last = Expectation { since: date("2026-11-07"), now: utc("2026-11-10T15:00:00Z"), ..expectation(&zone) };
+        let named: Vec<String> =
+            last.windows().expect("windows").iter().map(|w| w.window.start().to_string()).collect();
+        let starts = ["2026-11-07 00", "2026-11-08 00", "2026-11-08 08", "2026-11-09 08"];
+        assert_eq!(named, starts.map(|hour| format!("{hour}:00:00 UTC")));
+        // A mistake that was corrected ten minutes later, and named nothing in between.
+        let early = rule("30 6 * * *", "yesterday", Tz::UTC);
+        let mut corrected = change(
+            rule("30 8 * * *", "yesterday", Tz::UTC),
+            "2026-11-09T07:00:00Z",
+            rule("30 6 * 1 *", "yesterday", Tz::UTC),
+        );
+        corrected.then(utc("2026-11-09T07:10:00Z"), early);
+        let since = Expectation { since: date("2026-11-06"), ..expectation(&corrected) };
+        assert_eq!(labels(&since), ["2026-11-06", "2026-11-07", "2026-11-08", "2026-11-09"]);
+        // Where an older version would have named more than can be looked at, what is asked about can be all the same.
+        let minutes = rule("* * * * *", "previous_hour", Tz::UTC);
+        let mut away = change(minutes.clone(), "2025-12-01T12:00:00Z", minutes.removed());
+        away.then(utc("2026-11-09T12:00:00Z"), minutes);
+        let all = Expectation { since: date("2025-11-30"), ..expectation(&away) };
+        assert!(all.windows().is_err());
+        let day = Expectation { span: Span { from: date("2026-11-08"), to: date("2026-11-08") }, ..all };
+        assert_eq!(day.windows().expect("windows").len(), 24);
         // A job that ran by hand until it had a schedule, and has no `since`, owes nothing of before.
         let by_hand = change(daily.removed(), "2026-11-09T12:00:00Z", daily);
         let seen = Expectation { first_seen: Some(utc("2026-11-01T00:00:00Z")), ..expectation(&by_hand) };

@@ -34,7 +34,7 @@ async fn look(root: &Path, known: Option<(&Instance, &RunStore)>) -> Check {
     let place = root.display().to_string();
     let bad = |message: &str, action: &str| Check::bad(NAME, Some(place.clone()), message, action);
     if let Some((instance, store)) = known {
-        match archive_trouble(root, instance, store).await {
+        match archive_trouble(root, instance, store, LIMIT / 2).await {
             Ok(None) => {}
             Ok(Some((message, action))) => return bad(&message, &action),
             Err(OpenError::Store(error)) => {

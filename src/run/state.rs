@@ -99,7 +99,7 @@ pub enum Event {
     Requeue,
     /// The call may have taken effect and may not be repeated.
     Doubt,
-    /// The vendor does not know the ticket that an operator named: the create is as unknown as before.
+    /// The ticket that an operator named comes to no report: the create is as unknown as before.
     Disown,
     /// The vendor was asked and is not ready, or could not be asked.
     Poll,

@@ -9,6 +9,7 @@ use crate::connection::Connection;
 use crate::job::{self, Job, Series};
 use crate::job_set;
 use crate::request::Vendor;
+use crate::run::store::claim::Identity;
 use crate::run::store::permit::Permit;
 use crate::run::store::{RunStore, StoreError};
 use crate::settings::Settings;
@@ -113,28 +114,21 @@ impl InForce {
         Ok(())
     }
 
-    /// What is looked at now and then, because nothing tells of it.
-    pub async fn look_around(&self, store: &RunStore) -> Result<(), StoreError> {
-        self.look_at_secrets(store).await?;
-        self.take_over_the_rest(store).await
-    }
-
     /// A run that somebody worked on when its job was renamed stayed under the former name, where the next instant of its window
     /// would not see it.
-    async fn take_over_the_rest(&self, store: &RunStore) -> Result<(), StoreError> {
-        let mut renamed: HashMap<(String, String), &Job> = HashMap::new();
-        for job in self.jobs.values().filter(|job| !job.was.is_empty()) {
+    pub async fn take_over_the_rest(&self, store: &RunStore) -> Result<(), StoreError> {
+        let mut renamed = Vec::new();
+        for job in self.jobs.values() {
             for (was, series) in job.was.iter().flat_map(|was| job.series.iter().map(move |series| (was, series))) {
-                renamed.insert((was.clone(), series.connection.clone()), job);
+                renamed.push((was.clone(), series.connection.clone(), job.name.clone()));
             }
         }
         if renamed.is_empty() {
             return Ok(());
         }
-        let names: Vec<(String, String)> = renamed.keys().cloned().collect();
-        for name in store.left_behind(&names).await? {
-            let Some(job) = renamed.get(&name) else { continue };
-            match store.series_of(&job.name, &name.1, job.vendor().as_str(), &job.was).await {
+        for (_, connection, job) in store.left_behind(&renamed).await? {
+            let Some(job) = self.jobs.get(&job) else { continue };
+            match store.series_of(&job.name, &connection, job.vendor().as_str(), &job.was).await {
                 // A former name that is in force again is another job's, and keeps what it has.
                 Ok(_) | Err(StoreError::Refused(_)) => {}
                 Err(error) => return Err(error),
@@ -144,16 +138,21 @@ impl InForce {
     }
 
     /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
-    async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
+    pub async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
         for (connection, vendor, refused) in store.open_breakers().await? {
             let account = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
-            let Some(Ok(secrets)) = account.map(|(_, account)| account.reload()) else { continue };
+            let Some((_, account)) = account else { continue };
+            let Ok(secrets) = account.reload() else { continue };
             // Compared with the refused one, not with the one read before: a reload of the files has read it anew already.
             if refused.as_deref() == Some("") {
                 // It was missing, and no vendor has refused it: there is nothing to try out.
                 store.close_breaker(&connection, &vendor).await?;
             } else if refused.as_ref() != Some(&secrets.fingerprint) {
-                store.wake_blocked(&connection, &vendor).await?;
+                let identity = Identity { base_url: &account.base_url, account: &secrets.account };
+                if store.wake_blocked(&connection, &vendor, &identity).await? == 0 {
+                    // Nobody waits who could try it: the next run does.
+                    store.close_breaker(&connection, &vendor).await?;
+                }
             }
         }
         Ok(())

@@ -123,7 +123,7 @@ pub async fn serve(
     });
     beside.spawn(async move {
         left_over.await;
-        "the sweep of left-over deletions"
+        "the sweep of what was left over"
     });
     // These are waited for when the service stops.
     let mut working = JoinSet::new();

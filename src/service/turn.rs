@@ -36,8 +36,8 @@ const BEAT: Duration = Duration::from_secs(10);
 /// Between two pings of an outside watcher: healthchecks.io takes five a minute (its page on rate limiting).
 const PING: Duration = Duration::from_secs(20);
 
-/// Between two looks at what nothing tells of: secrets that were changed, runs of former names.
-const AROUND: Duration = Duration::from_secs(60);
+/// Between two looks whether a refused secret was changed.
+const SECRETS: Duration = Duration::from_secs(60);
 
 /// The service's loop.
 pub(super) struct Service {
@@ -54,7 +54,7 @@ pub(super) struct Service {
     heart: Heart,
     pinged: Option<Instant>,
     /// `None` = to be done at the next beat.
-    looked_around: Option<Instant>,
+    looked_at_secrets: Option<Instant>,
     said: Option<String>,
     /// What keeps the archive from being written; looked at now and then.
     archive: Option<String>,
@@ -89,7 +89,7 @@ impl Service {
             pinged: None,
             health,
             beaten: None,
-            looked_around: None,
+            looked_at_secrets: None,
             said: None,
             archive: None,
             looked_at_archive: None,
@@ -176,7 +176,7 @@ impl Service {
         }
         self.ping(trouble.as_deref());
         self.beat(trouble.is_none(), complaint.as_deref()).await;
-        self.look_around().await;
+        self.look_at_secrets().await;
         if more {
             return Some(Instant::now());
         }
@@ -311,17 +311,17 @@ impl Service {
         self.workers.hold(self.archive.is_some());
     }
 
-    /// Looks now and then at what nothing tells of.
-    async fn look_around(&mut self) {
-        if self.looked_around.is_some_and(|at| at.elapsed() < AROUND) {
+    /// Looks now and then whether a refused or missing secret was changed.
+    async fn look_at_secrets(&mut self) {
+        if self.looked_at_secrets.is_some_and(|at| at.elapsed() < SECRETS) {
             return;
         }
-        self.looked_around = Some(Instant::now());
+        self.looked_at_secrets = Some(Instant::now());
         let in_force = Arc::clone(&self.in_force.borrow());
-        match tokio::time::timeout(PATIENCE, in_force.look_around(&self.store)).await {
+        match tokio::time::timeout(PATIENCE, in_force.look_at_secrets(&self.store)).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => {
-                tracing::warn!(error = %Chain(&error), "changed secrets, and runs of former names, could not be looked for");
+                tracing::warn!(error = %Chain(&error), "changed secrets could not be looked for");
             }
             Err(_) => self.renew_connection(),
         }
@@ -368,7 +368,7 @@ impl Service {
         tracing::info!(version = next.version, jobs = next.jobs.len(), "jobs are loaded");
         self.in_force.send_replace(Arc::new(next));
         if fresh {
-            self.looked_around = None;
+            self.looked_at_secrets = None;
         }
         self.workers.wake();
         Ok(())

@@ -190,19 +190,28 @@ impl Workers {
         }
     }
 
-    /// Makes up for deletions at the vendors that were left over.
-    pub async fn sweep(self) {
+    /// Makes up for what was left over: deletions at the vendors, and runs of former names.
+    pub async fn sweep(mut self) {
         while !self.stop.is_cancelled() {
-            let worker = self.in_force.borrow().worker.clone();
-            let swept = tokio::select! {
-                swept = tokio::time::timeout(LOST, worker.sweep()) => swept,
-                () = self.stop.cancelled() => return,
+            let in_force = Arc::clone(&self.in_force.borrow_and_update());
+            let sweeping = async {
+                let swept = tokio::time::timeout(LOST, in_force.worker.sweep()).await;
+                if let Ok(Err(error)) = swept {
+                    tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+                }
+                let taken = tokio::time::timeout(LOST, in_force.take_over_the_rest(&in_force.worker.store)).await;
+                if let Ok(Err(error)) = taken {
+                    tracing::debug!(error = %Chain(&error), "runs of former names could not be looked for");
+                }
             };
-            if let Ok(Err(error)) = swept {
-                tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+            tokio::select! {
+                () = sweeping => {}
+                () = self.stop.cancelled() => return,
             }
             tokio::select! {
                 () = tokio::time::sleep(SWEEP) => {}
+                // A change of jobs may have renamed some.
+                changed = self.in_force.changed() => if changed.is_err() { return },
                 () = self.stop.cancelled() => return,
             }
         }

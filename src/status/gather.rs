@@ -28,8 +28,8 @@ use crate::yaml::{Problem, Severity};
 /// What is late is looked for so far back; what is older is for `coverage`.
 const BACK: TimeDelta = TimeDelta::days(30);
 
-/// An archive that is not looked through within this time is not compared with the database.
-const PATIENCE: Duration = Duration::from_secs(5);
+/// An archive that is not looked through within this time is not compared with the database: one of millions of revisions.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Everything that `status` looks at. `folder` is where the job files are.
 pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Facts, StoreError> {
@@ -48,7 +48,7 @@ pub async fn gather(files: &Files, folder: &Path, store: &RunStore) -> Result<Fa
         .iter()
         .map(|(row, after)| (row.job.as_str(), row.connection.as_str(), after.as_seconds_f64()))
         .collect();
-    let archive = match archive_trouble(&settings.archive, &instance, store).await {
+    let archive = match archive_trouble(&settings.archive, &instance, store, PATIENCE).await {
         Ok(trouble) => trouble,
         Err(OpenError::Store(error)) => return Err(error),
         Err(error) => {
@@ -172,6 +172,7 @@ pub async fn archive_trouble(
     folder: &Path,
     instance: &Instance,
     store: &RunStore,
+    patience: Duration,
 ) -> Result<Option<(String, String)>, OpenError> {
     let place = folder.display();
     let archive = match Archive::attach(folder).await {
@@ -184,9 +185,9 @@ pub async fn archive_trouble(
         }
     };
     let looked = match instance.archive_id {
-        Some(id) if id == archive.id() => stranger(&archive, store, Some(PATIENCE)).await,
+        Some(id) if id == archive.id() => stranger(&archive, store, Some(patience)).await,
         None if !archive.id().is_nil() => {
-            let keys = archive.manifest_keys(Some(PATIENCE)).await;
+            let keys = archive.manifest_keys(Some(patience)).await;
             keys.map_err(OpenError::Archive).map(|keys| {
                 (!keys.is_empty())
                     .then(|| format!("the archive in {place} holds revisions, and the database knows none"))

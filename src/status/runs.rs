@@ -34,10 +34,10 @@ fn breakers(facts: &Facts) -> Vec<Item> {
         facts.account(&row.connection, &row.vendor)?;
         let waiting = facts.waiting(&row.connection, &row.vendor);
         let close = format!("reportd connections close {} --vendor {}", row.connection, row.vendor);
-        let action = if row.by_hand {
-            close
-        } else {
-            format!("mend the secret, which is then tried by itself; or at once: {close}")
+        let action = match waiting {
+            _ if row.by_hand => close,
+            0 => format!("mend the secret, and the breaker closes within a minute; or at once: {close}"),
+            _ => format!("mend the secret, which is then tried by itself; or at once: {close}"),
         };
         Some(Item {
             connection: Some(row.connection.clone()),
@@ -92,14 +92,22 @@ fn blocked_item(facts: &Facts, row: &LiveRow) -> Option<Item> {
         Some((account, Ok(fingerprint)))
             if row.base_url != account.base_url || (row.account != *fingerprint && !row.account.is_empty()) =>
         {
-            let other = if row.base_url == account.base_url {
-                "another account than the config has now".to_owned()
+            let (other, action) = if row.base_url == account.base_url {
+                (
+                    "another account than the config has now".to_owned(),
+                    format!(
+                        "if it is the same shop's under a new key: reportd cancel {run}, and then reportd retry {run}"
+                    ),
+                )
             } else {
-                format!("{}, and the config has {} now", row.base_url, account.base_url)
+                (
+                    format!("{}, and the config has {} now", row.base_url, account.base_url),
+                    format!("reportd cancel {run}, and then reportd fill {name}"),
+                )
             };
             (
                 format!("{runs} made for {other}: no process of this config may work on such a run"),
-                format!("bring the former one back, or: reportd cancel {run}, and then reportd fill {name}"),
+                format!("bring the former one back; or, {action}"),
             )
         }
         // Told under the secret and the breaker, whose end lets them go on.

@@ -145,9 +145,10 @@ impl Worker {
         }
         if run.account != secrets.account && !run.account.is_empty() {
             return Err(format!(
-                "the run was made for another account than connection {} has now: `reportd cancel {}`, then start it anew",
+                "the run was made for another account than connection {} has now: bring that back, or, if it is the same \
+                 shop's, `reportd cancel {run}`, and then `reportd retry {run}`",
                 run.connection,
-                super::step::short(run.id)
+                run = super::step::short(run.id)
             ));
         }
         Ok((account.base_url.clone(), secrets.account.clone()))

@@ -3,10 +3,8 @@
 //! Also guards the bond between archive and database: one that lost the other (a restored backup, a forgotten variable)
 //! would fetch again what is held, and mail people again.
 
-use std::collections::HashSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use chrono::{DateTime, Utc};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -108,17 +106,16 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
         account: account.to_owned(),
         notices: frozen(&planned.notices(trigger.as_str()))?,
         again: false,
-        may_repeat: request.may_repeat(),
+        may_repeat: request.shape.may_repeat(),
+        emails: request.emails.clone(),
+        quiet: planned.quiet,
+        only_goes_on: planned.goes_on,
     })
 }
 
 impl Worker {
-    /// Which of these windows of a series `fill` makes no new run for, because their last one goes on with its ticket.
-    pub async fn going_on(
-        &self,
-        fires: &[Planned],
-        series: &[i64],
-    ) -> Result<HashSet<(DateTime<Utc>, DateTime<Utc>)>, OpenError> {
+    /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket.
+    pub async fn mark_going_on(&self, fires: &mut [Planned], series: &[i64]) -> Result<(), OpenError> {
         let new = |fire: &Planned| {
             let secrets =
                 self.accounts.get(&fire.connection, fire.vendor).and_then(|(_, account)| account.secrets().ok());
@@ -127,7 +124,11 @@ impl Worker {
         };
         let runs: Vec<NewRun> = fires.iter().filter_map(new).collect();
         let wanted: Vec<(i64, &NewRun)> = series.iter().flat_map(|id| runs.iter().map(move |run| (*id, run))).collect();
-        Ok(self.store.going_on(&wanted).await?)
+        let windows = self.store.going_on(&wanted).await?;
+        for fire in fires {
+            fire.goes_on = fire.window.is_some_and(|window| windows.contains(&(window.start(), window.end())));
+        }
+        Ok(())
     }
 
     /// Makes sure that archive and database know each other; bonds them when both are new.
@@ -260,8 +261,12 @@ pub async fn stranger(
     if !archive.is_there() {
         return Ok(None);
     }
+    let until = within.map(|limit| Instant::now() + limit);
     // In pieces, since an archive of years has more than one statement may take.
     for keys in archive.manifest_keys(within).await?.chunks(5000) {
+        if until.is_some_and(|until| Instant::now() >= until) {
+            return Err(ArchiveError::TooLarge.into());
+        }
         for key in store.unknown_manifests(keys).await? {
             let folder = key.strip_suffix("/manifest.json").unwrap_or(&key);
             if !will_be_adopted(archive, store, folder, None).await? {

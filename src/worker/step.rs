@@ -174,7 +174,8 @@ impl Worker {
         }
         crash::point("before-intent");
         let patience = Instant::now() + NEAR;
-        let intent = Intent { attempt, creates: shape.creates(), yields: run.trigger == Trigger::Fill };
+        let (account, yields) = (hand.secrets.account.as_str(), run.trigger == Trigger::Fill);
+        let intent = Intent { attempt, account, creates: shape.creates(), yields };
         let probing = loop {
             match self.store.intend(lease, &hand.permit(), intent).await? {
                 Admission::Now => break false,
@@ -336,7 +337,7 @@ impl Worker {
                 show_duration(deadline),
                 seen.status
             );
-            return self.fail(hand, FailureClass::Deadline, &message, None, None).await;
+            return self.task_failed(hand, FailureClass::Deadline, &message, None).await;
         }
         let next =
             poll_interval(polls + 1, age, jitter()).min(deadline.saturating_sub(polled) + Duration::from_millis(100));

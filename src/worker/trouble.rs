@@ -67,7 +67,7 @@ impl Worker {
 
     /// A task comes to no report. Of a ticket that an operator named that says nothing of the create that it was named for, which
     /// is then held again: failed, it would be sent anew.
-    async fn task_failed(
+    pub(super) async fn task_failed(
         &self,
         hand: &Hand<'_>,
         class: FailureClass,
@@ -75,7 +75,8 @@ impl Worker {
         seen: Option<&Seen>,
     ) -> Result<Stepped, StoreError> {
         let run = hand.run();
-        let task = if hand.request.may_repeat() { None } else { self.store.last_task(run).await? };
+        let may_repeat = hand.request.shape.may_repeat();
+        let task = if may_repeat { None } else { self.store.last_task(run).await? };
         if let Some(who) = task.and_then(|task| task.named_by) {
             let message =
                 in_doubt(hand, &format!("{text}: ticket {}, as {who} named it", run.ticket_id().unwrap_or_default()));
@@ -83,7 +84,13 @@ impl Worker {
             tracing::warn!(run.id = %run.id, "a run is held again: {message}");
             return Ok(Stepped::Moved);
         }
-        self.fail(hand, class, text, seen, None).await
+        let hint = match class {
+            FailureClass::Refused | FailureClass::Protocol if !may_repeat => {
+                " (retry and fill ask for this report again; run-job --again has it made anew)"
+            }
+            _ => "",
+        };
+        self.fail(hand, class, &format!("{text}{hint}"), seen, None).await
     }
 
     pub(super) async fn call_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {
@@ -145,9 +152,9 @@ impl Worker {
             }
             VendorError::Ended { seen } => self.task_failed(hand, FailureClass::VendorFailed, &text, Some(&seen)).await,
             VendorError::Refused { .. } => self.task_failed(hand, FailureClass::Refused, &text, None).await,
-            VendorError::Protocol(_) | VendorError::Spool(_) => {
-                self.task_failed(hand, FailureClass::Protocol, &text, None).await
-            }
+            VendorError::Protocol(_) => self.task_failed(hand, FailureClass::Protocol, &text, None).await,
+            // The ticket was good: there is a report, and it is too large.
+            VendorError::Spool(_) => self.fail(hand, FailureClass::Protocol, &text, None, None).await,
             VendorError::BlockedHost { ref host } => {
                 let (connection, vendor) = (&hand.account.connection, hand.account.vendor);
                 let why = format!(
@@ -260,6 +267,9 @@ impl Worker {
         let trouble = run.errors_since.map(since).unwrap_or_default().saturating_sub(idle);
         if run.errors > 0 && trouble >= give_up {
             let message = format!("given up after {} of trouble; the last: {text}", show_duration(give_up));
+            if event == Event::Poll {
+                return self.task_failed(hand, FailureClass::GaveUp, &message, None).await;
+            }
             return self.fail(hand, FailureClass::GaveUp, &message, None, outcome).await;
         }
         let errors = u32::try_from(run.errors).unwrap_or(0) + 1;

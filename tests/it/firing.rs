@@ -397,6 +397,25 @@ async fn a_refused_secret_that_was_corrected_is_used_at_once_after_sighup() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_breaker_for_which_no_run_waits_closes_when_the_secret_was_corrected() {
+    let shop = Shop::open().await;
+    write_token(&shop, "revoked");
+    shop.accounts(&[("livechat", "token", "file:token")]);
+    shop.job("day", &daily("0 6 * * *", "yesterday"));
+    let refused = shop.run(&["run-job", "day", "--format", "json", "--wait", "1s"]).await.expect(4).line();
+    shop.run(&["cancel", text(&refused["run_id"])]).await.expect(0);
+    let told = shop.run(&["status"]).await.expect(1).stdout;
+    assert!(told.contains("mend the secret, and the breaker closes within a minute"), "{told}");
+    let serving = shop.serve().await;
+    serving.until_http("/readyz", 200).await;
+    assert_eq!(shop.number("SELECT count(*) FROM connections WHERE breaker_open").await, 1, "nothing was mended");
+    write_token(&shop, credentials::LIVECHAT_TOKEN);
+    serving.signal(Signal::HUP);
+    shop.until_count("SELECT count(*) FROM connections WHERE breaker_open", 0).await;
+    serving.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 #[ignore = "waits for the look at secrets, which comes each minute"]
 async fn a_refused_secret_that_was_corrected_is_used_within_a_minute_by_itself() {
     let shop = Shop::open().await;

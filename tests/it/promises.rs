@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use reportd::sandbox::Vendor;
+use reportd::run::store::make::{NewRun, Opened};
+use reportd::sandbox::{Credentials, Vendor};
+use rustix::process::Signal;
 
 use crate::harness::Shop;
+use crate::store::new_run;
 use crate::verbs::JAICP;
 
 const ENGAGEMENT: &str =
@@ -131,23 +134,130 @@ async fn a_report_that_was_given_up_is_waited_for_again_and_not_made_again_when_
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_cancelled_run_whose_report_was_mailed_goes_on_unless_something_else_is_asked_for_by_now() {
-    let shop = shop().await;
-    let other = ENGAGEMENT.replace("emails:", "filters: { channel: instagram }, emails:");
-    for (day, now, goes_on) in [("2026-03-03..2026-03-03", ENGAGEMENT, true), ("2026-03-02..2026-03-02", &other, false)]
-    {
-        let run_job = ["run-job", "engagement", "--format", "json", "--window", day];
-        let begun = shop.run(&[&run_job[..], &["--wait", "1s"]].concat()).await.expect(4).json().remove(0);
-        assert!(begun["ticket"].is_string(), "{begun}");
-        shop.run(&["cancel", begun["run_id"].as_str().unwrap()]).await.expect(0);
+    let shop = Shop::open().await;
+    let resubmit = format!("on_unknown: resubmit\n{ENGAGEMENT}");
+    let filtered = ENGAGEMENT.replace("emails:", "filters: { channel: instagram }, emails:");
+    let readdressed = ENGAGEMENT.replace("a@north.example", "b@north.example");
+    // The first is mailed to quiet_emails, for nobody to read; `--mail` is for the job's readers, who had none of that.
+    for (day, then, now, mail, goes_on) in [
+        (2, ENGAGEMENT, ENGAGEMENT, false, true),
+        (3, &resubmit, &resubmit, false, true),
+        (4, ENGAGEMENT, &readdressed, false, true),
+        (5, ENGAGEMENT, &filtered, false, false),
+        (6, ENGAGEMENT, ENGAGEMENT, true, false),
+    ] {
+        shop.job("engagement", then);
+        let window = format!("2026-03-0{day}..2026-03-0{day}");
+        let id = begun(&shop, &window).await;
+        shop.run(&["cancel", &id]).await.expect(0);
         shop.job("engagement", now);
         let before = shop.sandbox.mails().len();
-        let ran = shop.run(&run_job).await.expect(0).json().remove(0);
-        assert_eq!(
-            (ran["run_id"] == begun["run_id"], shop.sandbox.mails().len() == before),
-            (goes_on, goes_on),
-            "{day}"
-        );
+        let more: &[&str] = if mail { &["--mail"] } else { &[] };
+        let run_job = ["run-job", "engagement", "--format", "json", "--window", &window];
+        let ran = shop.run(&[&run_job[..], more].concat()).await.expect(0).json().remove(0);
+        let went_on = (ran["run_id"] == id.as_str(), shop.sandbox.mails().len() == before);
+        assert_eq!(went_on, (goes_on, goes_on), "{day}");
     }
+}
+
+/// The id of a run of the window whose worker died when it had its ticket.
+async fn begun(shop: &Shop, window: &str) -> String {
+    let mut killed = shop.command(&["run-job", "engagement", "--window", window]);
+    killed.env("REPORTD_CRASH_AT", "ticket-committed");
+    assert_eq!(crate::harness::run(killed).await.code, None, "killed when the ticket was committed");
+    shop.one("SELECT id::text FROM runs ORDER BY created_at DESC LIMIT 1").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_was_made_without_its_secret_goes_on_too() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T06:00:00Z").await;
+    let job = format!("zone: UTC\nschedule: \"0 7 * * *\"\ngive_up: 0\n{ENGAGEMENT}");
+    shop.job("engagement", &job);
+    shop.accounts(&[("bik", "secret", "file:secret")]);
+    let serving = shop.serve().await;
+    shop.clock("2026-03-10T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM runs WHERE account = ''", 1).await;
+    shop.without_waits().await;
+    shop.fault("bik.getReportById=500:2");
+    std::fs::write(shop.folder.path().join("secret"), reportd::sandbox::credentials::BIK_SECRET).unwrap();
+    serving.signal(Signal::HUP);
+    shop.until_count("SELECT count(*) FROM runs WHERE failure_class = 'gave_up' AND account <> ''", 1).await;
+    serving.stop().await;
+    shop.run(&["run-job", "engagement", "--window", "2026-03-09..2026-03-09"]).await.expect(0);
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_goes_on_with_what_was_mailed_to_its_readers_already_and_tells_whom_it_tells() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T06:00:00Z").await;
+    let job = format!("zone: UTC\nschedule: \"0 7 * * *\"\ngive_up: 0\n{ENGAGEMENT}");
+    let file = shop.folder.path().join("landed.json");
+    let deliver = format!("deliver: [{{ file: {{ url: \"file://{}\" }} }}]\n", file.display());
+    shop.job("engagement", &format!("{job}{deliver}"));
+    shop.without_waits().await;
+    shop.fault("bik.getReportById=500:2");
+    shop.run(&["run-job", "engagement", "--mail", "--window", "2026-03-09..2026-03-09"]).await.expect(1);
+    let serving = shop.serve().await;
+    shop.clock("2026-03-10T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty')", 1).await;
+    shop.until_count("SELECT count(*) FROM deliveries", 1).await;
+    serving.stop().await;
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_window_that_was_to_go_on_with_its_ticket_is_not_sent_anew_when_it_cannot_by_then() {
+    let shop = Shop::open().await;
+    let only_goes_on = NewRun { only_goes_on: true, ..new_run(3) };
+    let refused = shop.store().open(&only_goes_on).await.unwrap_err().to_string();
+    assert!(refused.contains("does not go on with its ticket any more"), "{refused}");
+    assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
+    let live = shop.store().open(&new_run(3)).await.unwrap();
+    assert!(matches!(live, Opened::Made(_)), "{live:?}");
+    assert!(matches!(shop.store().open(&only_goes_on).await.unwrap(), Opened::Attached(_)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_that_was_made_and_could_not_be_fetched_is_asked_for_again_and_not_made_again() {
+    let shop = shop().await;
+    shop.without_waits().await;
+    for (fault, class) in [("bik.getReportById=400:1", "refused"), ("bik.download=400:1", "refused")] {
+        shop.fault(fault);
+        let run_job = ["run-job", "engagement", "--again", "--format", "json"];
+        let failed = shop.run(&run_job).await.expect(1).json().remove(0);
+        assert_eq!(failed["failure"]["class"], class);
+        assert!(failed["failure"]["message"].to_string().contains("run-job --again has it made anew"), "{failed}");
+        let before = shop.sandbox.mails().len();
+        let filled = shop.run(&["run-job", "engagement", "--format", "json"]).await.expect(0).json().remove(0);
+        assert_eq!((&filled["run_id"], shop.sandbox.mails().len()), (&failed["run_id"], before), "{fault}");
+        sqlx::query("DELETE FROM artifacts").execute(&shop.pool).await.unwrap();
+        sqlx::query("DELETE FROM revisions").execute(&shop.pool).await.unwrap();
+        std::fs::remove_dir_all(shop.archive().join("engagement")).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_under_way_goes_on_under_a_new_key_when_a_person_says_that_it_is_the_same_shops() {
+    let shop = shop().await;
+    let begun = begun(&shop, "2026-03-03..2026-03-03").await;
+    // Its lease is over.
+    shop.advance(Duration::from_secs(61)).await;
+    shop.sandbox.set_credentials(Credentials { bik_key: "fresh".into(), ..Credentials::default() });
+    std::fs::write(shop.folder.path().join("key"), "fresh").unwrap();
+    shop.accounts(&[("bik", "key", "file:key")]);
+    let id = &begun[..8];
+    let run_job = ["run-job", "engagement", "--window", "2026-03-03..2026-03-03", "--format", "json"];
+    let (cancel, retry) = (format!("reportd cancel {id}"), format!("reportd retry {id}"));
+    let told = shop.run(&["status"]).await.expect(1).stdout;
+    assert!(told.contains(&format!("the same shop's under a new key: {cancel}, and then {retry}")), "{told}");
+    shop.run(&run_job).await.expect(4).says(&retry);
+    shop.run(&["cancel", id]).await.expect(0);
+    shop.run(&["retry", id]).await.expect(0);
+    let ran = shop.run(&run_job).await.expect(0).json().remove(0);
+    assert_eq!((ran["run_id"].as_str(), shop.sandbox.mails().len()), (Some(begun.as_str()), 1));
+    shop.run(&["status"]).await.expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -159,7 +269,7 @@ async fn a_schedule_is_not_served_by_a_report_that_was_made_by_hand_nor_one_that
     shop.without_waits().await;
     // Yesterday's, made by hand, whose mail went to quiet_emails.
     shop.fault("bik.getReportById=500:2");
-    shop.run(&["run-job", "engagement"]).await.expect(1);
+    shop.run(&["run-job", "engagement", "--window", "2026-03-09..2026-03-09"]).await.expect(1);
     let serving = shop.serve().await;
     shop.clock("2026-03-10T07:00:01Z").await;
     shop.until_count("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty') AND trigger = 'schedule'", 1)

@@ -488,7 +488,7 @@ async fn a_fill_lets_the_accounts_other_runs_go_first_where_somebody_serves_them
     let behind: Uuid = shop.one("SELECT id FROM runs WHERE trigger = 'fill' LIMIT 1").await;
     let claimed = store.claim(behind, &IDENTITY).await.unwrap().unwrap();
     let asks = async |yields: bool| {
-        let intent = Intent { attempt: Uuid::new_v4(), creates: true, yields };
+        let intent = Intent { attempt: Uuid::new_v4(), account: "a", creates: true, yields };
         let said = store.intend(&claimed.lease, &PERMIT, intent).await.unwrap();
         shop.sql("UPDATE runs SET state = 'queued' WHERE state = 'submitting'").await;
         said
@@ -513,11 +513,19 @@ async fn a_fill_lets_the_accounts_other_runs_go_first_where_somebody_serves_them
     store.beat(&replica, true, None).await.unwrap();
     assert_eq!(asks(true).await, Admission::Now, "who serves cannot take it, or would have");
     shop.sql(
-        "UPDATE runs SET state = 'waiting', ticket = '{}', revision = 9 WHERE id = (SELECT id FROM runs WHERE trigger = 'schedule'
+        "UPDATE runs SET state = 'waiting', ticket = '{}', revision = 9, ticketed_at = reportd_now() WHERE id = (SELECT id FROM runs WHERE trigger = 'schedule'
          AND state = 'queued' ORDER BY next_step_at DESC LIMIT 1)",
     )
     .await;
     assert_eq!(asks(true).await, Admission::Behind, "a long backlog is worked on");
+    // Under way means worked on, by somebody who has the account.
+    for (change, back) in
+        [("account = 'b'", "account = 'a'"), ("ticketed_at = reportd_now() - interval '1 h'", "blocked = false")]
+    {
+        shop.sql(&format!("UPDATE runs SET {change} WHERE state = 'waiting'")).await;
+        assert_eq!(asks(true).await, Admission::Now, "{change}");
+        shop.sql(&format!("UPDATE runs SET {back} WHERE state = 'waiting'")).await;
+    }
     shop.sql("DELETE FROM runs WHERE state = 'waiting'").await;
     // Another account's runs are in nobody's way.
     shop.sql("UPDATE runs SET next_step_at = reportd_now() - interval '1 s', account = 'b' WHERE trigger = 'schedule'")
@@ -761,7 +769,7 @@ impl Past {
                 store.open_breaker(&permit, "no", false).await.unwrap();
                 assert!(store.close_breaker("west", "jaicp").await.unwrap());
             }
-            "wake_blocked" => store.wake_blocked("west", "jaicp").await.unwrap(),
+            "wake_blocked" => assert_eq!(store.wake_blocked("west", "jaicp", &IDENTITY).await.unwrap(), 0),
             _ => {
                 let held = what.contains("held");
                 let firing = store.due(&[], 10).await.unwrap();
@@ -818,7 +826,7 @@ impl Past {
         let claim = async || store.claim(run.id, &IDENTITY).await.unwrap().unwrap().lease;
         let lease = claim().await;
         let attempt = Uuid::new_v4();
-        let intent = Intent { attempt, creates: true, yields: true };
+        let intent = Intent { attempt, account: "a", creates: true, yields: true };
         assert_eq!(store.intend(&lease, &permit, intent).await.unwrap(), Admission::Now);
         let id = run.id.to_string();
         assert!(store.ticket(attempt, &id, &json!({ "task_id": id }), &seen("NEW"), Duration::ZERO).await.unwrap());

@@ -52,6 +52,9 @@ pub fn new_run(day: u32) -> NewRun {
         not_before: None,
         request: json!({ "content_hash": "asked" }),
         content_hash: "asked".into(),
+        emails: Vec::new(),
+        quiet: true,
+        only_goes_on: false,
         base_url: HERE.into(),
         notices: None,
         account: "a".into(),
@@ -59,8 +62,8 @@ pub fn new_run(day: u32) -> NewRun {
 }
 
 /// The intent of a create.
-fn creates(attempt: Uuid) -> Intent {
-    Intent { attempt, creates: true, yields: false }
+fn creates(attempt: Uuid) -> Intent<'static> {
+    Intent { attempt, account: "a", creates: true, yields: false }
 }
 
 pub fn seen(status: &str) -> Seen {

@@ -199,7 +199,7 @@ pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
         out.push_str(&format!("  {name:<wide$}  {state}{space}  {revision}  run {run}\n"));
     }
     let held = counted(calendar.cells.iter().filter(|cell| cell.state.is_held()).count(), "window");
-    let lacking = lacking(calendar).into_iter().map(|count| format!(", {count}")).collect::<String>();
-    out.push_str(&format!("held: {held}{lacking}; nothing more is expected, because the job has no schedule\n"));
+    let counts: Vec<String> = std::iter::once(held).chain(lacking(calendar)).collect();
+    out.push_str(&format!("held: {}; nothing more is expected, because the job has no schedule\n", counts.join(", ")));
     out
 }

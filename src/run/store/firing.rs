@@ -263,10 +263,10 @@ impl Firing<'_> {
     async fn revive(&mut self, wanted: &[Wanted<'_>]) -> Result<(), StoreError> {
         let what = "take up runs again";
         let asked: Vec<(i64, &NewRun)> = wanted.iter().map(|w| (w.series, w.run)).collect();
-        for run in revivable(&mut *self.tx, &asked).await? {
+        for found in revivable(&mut *self.tx, &asked).await? {
             // Somebody may make or take up a run of this window by hand at the same moment, which must not end the pass.
             let mut savepoint = self.tx.begin().await.map_err(doing(what))?;
-            match go_on(&mut *savepoint, run.run_id, run.attempt_id, self.who).await {
+            match go_on(&mut *savepoint, &found.revival, self.who).await {
                 Ok(_) => savepoint.commit().await.map_err(doing(what))?,
                 Err(error) if is_live_twin(&error) => savepoint.rollback().await.map_err(doing(what))?,
                 Err(error) => return Err(doing(what)(error)),

@@ -38,6 +38,10 @@ pub struct NewRun {
     pub request: Value,
     /// The hash of what it asks for, whatever the window and whomever it is mailed to.
     pub content_hash: String,
+    /// Whom BIK mails.
+    pub emails: Vec<String>,
+    /// That mail is for no reader of it: a report that was mailed to others serves as well.
+    pub quiet: bool,
     /// Base URL it may be worked with.
     pub base_url: String,
     /// Account fingerprint it may be worked with.
@@ -46,8 +50,10 @@ pub struct NewRun {
     pub notices: Option<Value>,
     /// Made although the archive holds the window.
     pub again: bool,
-    /// A second create harms nobody.
+    /// A second report harms nobody, even while the first is under way.
     pub may_repeat: bool,
+    /// No run is made: the window's last one is to go on with its ticket.
+    pub only_goes_on: bool,
 }
 
 /// A run for the window: made now, or already live; or what the archive holds.
@@ -75,15 +81,17 @@ impl RunStore {
                 return Ok(Opened::Held(row));
             }
             self.revive(series, new).await?;
-            let mut tx = self.pool.begin().await.map_err(doing(what))?;
-            if let Some(run) = self.insert(&mut tx, series, new).await? {
-                // The run that was live a moment ago may have been archived since we looked: this statement sees it.
-                if new.again || held(&mut *tx, series, new).await?.is_none() {
-                    tx.commit().await.map_err(doing(what))?;
-                    return Ok(Opened::Made(run));
+            if !new.only_goes_on {
+                let mut tx = self.pool.begin().await.map_err(doing(what))?;
+                if let Some(run) = self.insert(&mut tx, series, new).await? {
+                    // The run that was live a moment ago may have been archived since we looked: this statement sees it.
+                    if new.again || held(&mut *tx, series, new).await?.is_none() {
+                        tx.commit().await.map_err(doing(what))?;
+                        return Ok(Opened::Made(run));
+                    }
                 }
+                tx.rollback().await.map_err(doing(what))?;
             }
-            tx.rollback().await.map_err(doing(what))?;
             let live: Option<Run> = sqlx::query_as(
                 "SELECT * FROM runs
                  WHERE series_id = $1 AND window_start = $2 AND window_end = $3 AND finished_at IS NULL",
@@ -97,14 +105,20 @@ impl RunStore {
             if let Some(run) = live {
                 return Ok(Opened::Attached(run));
             }
+            if new.only_goes_on {
+                return Err(StoreError::Refused(format!(
+                    "the last run of {} does not go on with its ticket any more: look again, with the same command",
+                    new.window_label
+                )));
+            }
         }
         Err(StoreError::Refused("runs of this window come and go too fast to attach to one: try again".into()))
     }
 
     /// Lets the window's last run go on with its ticket, if it can; it is then live.
     async fn revive(&self, series: i64, new: &NewRun) -> Result<(), StoreError> {
-        for run in revivable(&self.pool, &[(series, new)]).await? {
-            match go_on(&self.pool, run.run_id, run.attempt_id, &self.who.0).await {
+        for found in revivable(&self.pool, &[(series, new)]).await? {
+            match go_on(&self.pool, &found.revival, &self.who.0).await {
                 Err(error) if !is_live_twin(&error) => return Err(doing("take up a run again")(error)),
                 Ok(_) | Err(_) => {}
             }

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::revive::{go_on, is_live_twin};
+use super::revive::{Revival, go_on, is_live_twin};
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
 use crate::run::{FailureClass, Run, State};
@@ -83,9 +83,11 @@ impl RunStore {
         .map_err(doing("look up earlier runs of a window"))
     }
 
-    /// Starts an ended run again with the ticket of this create.
-    pub async fn retry_ticket(&self, run: &Run, attempt: Uuid) -> Result<(), StoreError> {
-        let done = go_on(&self.pool, run.id, attempt, &self.who.0).await;
+    /// Starts an ended run again with the ticket of this create, from now on asked for as this account where one is named.
+    pub async fn retry_ticket(&self, run: &Run, attempt: Uuid, account: Option<&str>) -> Result<(), StoreError> {
+        let account = account.map(str::to_owned);
+        let revival = Revival { run_id: run.id, attempt_id: attempt, account, notices: None };
+        let done = go_on(&self.pool, &revival, &self.who.0).await;
         let done = done.map_err(|e| live_twin(e, "retry a run"))?;
         if done == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
     }

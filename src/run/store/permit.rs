@@ -7,6 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
+use super::serving::is_served;
 use super::{LEASE, RunStore, StoreError, doing, fenced};
 use crate::run::Lease;
 use crate::run::state::{Event, sources};
@@ -55,9 +56,11 @@ pub struct Permit<'a> {
 
 /// What a run is about to do.
 #[derive(Clone, Copy, Debug)]
-pub struct Intent {
+pub struct Intent<'a> {
     /// The id of the call.
     pub attempt: Uuid,
+    /// Fingerprint of the account that calls: a run that was made without knowing it is this one's from now on.
+    pub account: &'a str,
     /// It is a create: it has a row in `remote_tasks`.
     pub creates: bool,
     /// It is a `fill`'s, and lets the account's other runs go first.
@@ -87,7 +90,12 @@ impl RunStore {
     /// Asks for a permit and, in the same transaction, commits the intent to make the first call: breaker, in-flight
     /// limit and rate are checked under a lock on the account's row, so they hold over all processes. A create's row in
     /// `remote_tasks` is made with it; a call whose answer is the report has its run's revision allocated now.
-    pub async fn intend(&self, lease: &Lease, permit: &Permit<'_>, intent: Intent) -> Result<Admission, StoreError> {
+    pub async fn intend(
+        &self,
+        lease: &Lease,
+        permit: &Permit<'_>,
+        intent: Intent<'_>,
+    ) -> Result<Admission, StoreError> {
         let what = "commit the intent to call the vendor";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let gate = lock_gate(&mut tx, permit).await?;
@@ -119,6 +127,7 @@ impl RunStore {
         let done = sqlx::query(
             "WITH intended AS (
                  UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
+                     account = COALESCE(NULLIF(account, ''), $7),
                      revision = CASE WHEN $5 THEN revision ELSE COALESCE(revision, next_revision(series_id, window_label)) END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
                  RETURNING id, connection, vendor, base_url, account
@@ -135,6 +144,7 @@ impl RunStore {
         .bind(sources(Event::Intend))
         .bind(intent.creates)
         .bind(&self.who.0)
+        .bind(intent.account)
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;
@@ -242,8 +252,8 @@ async fn lock_gate(tx: &mut sqlx::PgTransaction<'_>, permit: &Permit<'_>) -> Res
     Err(StoreError::Database { what, source: sqlx::Error::RowNotFound })
 }
 
-/// How long a run may have been due for a `fill` to let it go first, where none of its kind is under way. One that nobody took for
-/// longer is one that no process that serves can take, and must not keep a fill from working.
+/// How long a run may have been due for a `fill` to let it go first, where none of its kind is worked on. One that nobody took
+/// for longer is one that no process that serves can take, and must not keep a fill from working.
 const YIELDS: Duration = Duration::from_secs(15 * 60);
 
 /// Whether runs of the account that are no `fill` are due, and somebody serves who takes them: who fills by hand beside no
@@ -253,16 +263,20 @@ async fn others_go_first(
     permit: &Permit<'_>,
     behind: Uuid,
 ) -> Result<bool, StoreError> {
+    if !is_served(&mut **tx).await? {
+        return Ok(false);
+    }
     // Due is also what was refused for the account's rate, or for want of room, and asks again at the next slot. Served by
     // runs_queued and runs_under_way: of a boolean expression PostgreSQL takes IS FALSE as it stands, and rewrites `= false`.
     sqlx::query_scalar(
-        "SELECT EXISTS (SELECT 1 FROM replicas
-                        WHERE stopped_at IS NULL AND passed_at > reportd_now() - interval '30 seconds')
-             AND EXISTS (
+        "SELECT EXISTS (
                  SELECT 1 FROM runs mine LEFT JOIN LATERAL (
                      SELECT true AS there FROM runs
                      WHERE connection = $1 AND vendor = $2 AND state IN ('submitting', 'waiting')
-                         AND (trigger = 'fill') IS FALSE AND NOT blocked LIMIT 1
+                         AND (trigger = 'fill') IS FALSE AND NOT blocked
+                         AND base_url = mine.base_url AND account IN (mine.account, '')
+                         AND GREATEST(ticketed_at, last_poll_at, lease_until) > reportd_now() - make_interval(secs => $4)
+                     LIMIT 1
                  ) under_way ON true CROSS JOIN LATERAL (
                      SELECT 1 FROM runs
                      WHERE connection = $1 AND vendor = $2 AND state = 'queued' AND (trigger = 'fill') IS FALSE

@@ -4,6 +4,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
+use serde_json::{Value, json};
 use uuid::Uuid;
 
 use super::make::NewRun;
@@ -11,48 +12,61 @@ use super::{RunStore, StoreError, doing};
 use crate::run::Trigger;
 use crate::run::state::{Event, sources};
 
-/// A run that can go on, the create whose ticket it goes on with, and its window.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, sqlx::FromRow)]
-pub(super) struct Revivable {
+/// A run that can go on, and the create whose ticket it goes on with.
+#[derive(Clone, Debug, PartialEq, Eq, sqlx::FromRow)]
+pub(super) struct Revival {
     pub(super) run_id: Uuid,
     pub(super) attempt_id: Uuid,
+    /// The account that asks from now on; `None` = the one that the create was sent with.
+    pub(super) account: Option<String>,
+    /// What is told from now on, as JSON; `None` = what the run was made with.
+    pub(super) notices: Option<String>,
+}
+
+/// A window whose last run can go on.
+#[derive(Clone, Debug, sqlx::FromRow)]
+pub(super) struct Found {
+    #[sqlx(flatten)]
+    pub(super) revival: Revival,
     window_start: DateTime<Utc>,
     window_end: DateTime<Utc>,
 }
 
 impl RunStore {
-    /// Which of these windows would be made no new run for, because their last one goes on with its ticket.
+    /// The windows, by start and end, of these that no new run would be made for, because their last one goes on with its ticket.
     pub async fn going_on(
         &self,
         wanted: &[(i64, &NewRun)],
     ) -> Result<HashSet<(DateTime<Utc>, DateTime<Utc>)>, StoreError> {
-        let runs = revivable(&self.pool, wanted).await?;
-        Ok(runs.into_iter().map(|run| (run.window_start, run.window_end)).collect())
+        let found = revivable(&self.pool, wanted).await?;
+        Ok(found.into_iter().map(|found| (found.window_start, found.window_end)).collect())
     }
 }
 
-/// Which windows have such a run: the last one that was made of the window, of the same request to the same account, ended for want
-/// of time while its task may still become the report. It must be worth as much as the one that is asked for: a final window is not
-/// served by what was asked before its end, nor a schedule's readers by a run made by hand. A run that somebody cancelled goes on
-/// only where a second create would mail people again; and where it harms nobody a run goes on once, because a task that never ends
+/// Which windows have such a run: the last one that was made of the window, of the same request to the same account, whose task
+/// may still become the report. It must be worth as much as the one that is asked for: a final window is not served by what was
+/// asked before its end, nor who is to have BIK's mail by a report that was mailed to others. Where a second report would be mailed
+/// again a run goes on however it ended; where it harms nobody only one that wanted time, and once, because a task that never ends
 /// must not keep its window for ever. Nobody goes on who asks for a new revision, or for what is held.
 pub(super) async fn revivable(
     executor: impl sqlx::PgExecutor<'_>,
     wanted: &[(i64, &NewRun)],
-) -> Result<Vec<Revivable>, StoreError> {
+) -> Result<Vec<Found>, StoreError> {
     let asked: Vec<(i64, &NewRun)> = wanted.iter().copied().filter(|(_, new)| !new.again).collect();
     if asked.is_empty() {
         return Ok(Vec::new());
     }
     // Served by runs_of_window, remote_tasks_of_run and run_events_of_run. Each is a LATERAL with LIMIT, which no plan turns into a
-    // walk over the history, as it may an EXISTS.
+    // walk over the history, as it may an EXISTS. An account that is '' was not known when the run was made.
     sqlx::query_as(
-        "SELECT newest.id AS run_id, task.attempt_id, newest.window_start, newest.window_end
+        "SELECT newest.id AS run_id, task.attempt_id, NULL AS account,
+                CASE WHEN w.scheduled AND newest.trigger <> 'schedule' THEN w.notices END AS notices,
+                newest.window_start, newest.window_end
          FROM (SELECT DISTINCT *
-               FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bool[], $5::bool[], $6::bool[], $7::text[],
-                           $8::text[], $9::text[])
-                   AS w (series_id, window_start, window_end, provisional, scheduled, may_repeat, base_url, account, content_hash)
-              ) w
+               FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bool[], $5::bool[], $6::bool[], $7::bool[],
+                           $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+                   AS w (series_id, window_start, window_end, provisional, scheduled, quiet, may_repeat, base_url, account,
+                         content_hash, emails, notices)) w
          CROSS JOIN LATERAL (
              SELECT * FROM runs
              WHERE series_id = w.series_id AND window_start = w.window_start AND window_end = w.window_end
@@ -65,10 +79,11 @@ pub(super) async fn revivable(
              SELECT true AS revived FROM run_events WHERE run_id = newest.id AND kind = 'retried' LIMIT 1
          ) before ON true
          WHERE (newest.state = 'failed' AND newest.failure_class IN ('deadline', 'gave_up', 'crash_loop')
-                OR newest.state = 'cancelled' AND NOT w.may_repeat)
-           AND newest.request->>'content_hash' = w.content_hash AND task.base_url = w.base_url
-           AND w.account IN (task.account, '')
-           AND (w.provisional OR NOT newest.provisional) AND (newest.trigger = 'schedule' OR NOT w.scheduled)
+                OR newest.state IN ('failed', 'cancelled') AND NOT w.may_repeat)
+           AND newest.request->>'content_hash' = w.content_hash
+           AND (w.quiet OR newest.request::jsonb->'emails' = w.emails::jsonb)
+           AND task.base_url = w.base_url AND (task.account IN (w.account, '') OR w.account = '')
+           AND (w.provisional OR NOT newest.provisional)
            AND NOT window_is_held(w.series_id, w.window_start, w.window_end, w.provisional)
            AND NOT (w.may_repeat AND before.revived IS NOT NULL)",
     )
@@ -77,10 +92,13 @@ pub(super) async fn revivable(
     .bind(column(&asked, |new| new.window_end))
     .bind(column(&asked, |new| new.provisional))
     .bind(column(&asked, |new| new.trigger == Trigger::Schedule))
+    .bind(column(&asked, |new| new.quiet))
     .bind(column(&asked, |new| new.may_repeat))
     .bind(column(&asked, |new| new.base_url.clone()))
     .bind(column(&asked, |new| new.account.clone()))
     .bind(column(&asked, |new| new.content_hash.clone()))
+    .bind(column(&asked, |new| json!(new.emails).to_string()))
+    .bind(column(&asked, |new| new.notices.as_ref().map(Value::to_string)))
     .fetch_all(executor)
     .await
     .map_err(doing("look for runs that can go on with their tickets"))
@@ -93,8 +111,7 @@ fn column<T>(wanted: &[(i64, &NewRun)], get: fn(&NewRun) -> T) -> Vec<T> {
 /// Lets an ended run go on with the ticket of one of its creates; returns how many did.
 pub(super) async fn go_on(
     executor: impl sqlx::PgExecutor<'_>,
-    run: Uuid,
-    attempt: Uuid,
+    revival: &Revival,
     who: &str,
 ) -> Result<u64, sqlx::Error> {
     let done = sqlx::query(
@@ -102,18 +119,23 @@ pub(super) async fn go_on(
              UPDATE runs SET state = 'waiting', noticed = NULL, finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
                  errors = 0, errors_since = NULL, polled_s = 0, polls = 0, next_step_at = reportd_now(), note = NULL,
                  last_poll_at = NULL, attempt_id = task.attempt_id, ticket = task.ticket, ticketed_at = task.created_at,
-                 base_url = task.base_url, account = task.account,
+                 base_url = task.base_url, account = COALESCE($5, task.account), notices = COALESCE($6::json, runs.notices),
                  revision = COALESCE(runs.revision, next_revision(runs.series_id, runs.window_label))
              FROM remote_tasks task
-             WHERE runs.id = $1 AND runs.state = ANY ($2) AND task.attempt_id = $4 AND task.ticket IS NOT NULL
+             WHERE runs.id = $1 AND runs.state = ANY ($2) AND task.run_id = runs.id AND task.attempt_id = $4
+               AND task.ticket IS NOT NULL
              RETURNING runs.id
+         ), asked AS (
+             UPDATE remote_tasks SET account = $5 FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND $5 IS NOT NULL
          )
          INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3, 'goes on with its ticket' FROM moved",
     )
-    .bind(run)
+    .bind(revival.run_id)
     .bind(sources(Event::RetryTicket))
     .bind(who)
-    .bind(attempt)
+    .bind(revival.attempt_id)
+    .bind(&revival.account)
+    .bind(&revival.notices)
     .execute(executor)
     .await?;
     Ok(done.rows_affected())

@@ -1,4 +1,4 @@
-//! Series: their ids, and renames (`was`), which keep history.
+//! Series: their ids, and renames (`was`), which keep history and take over what was left under a former name.
 
 use sqlx::PgTransaction;
 
@@ -40,6 +40,8 @@ impl RunStore {
         if !was.is_empty() {
             let what = "take over the history of a renamed job";
             let mut tx = self.pool.begin().await.map_err(doing(what))?;
+            // First, as every planner does: an `apply` that brings the former name into force is waited for.
+            sqlx::query("SELECT 1 FROM job_set FOR SHARE").execute(&mut *tx).await.map_err(doing(what))?;
             // Whoever fires the former name still would lose its history by this, and fetch it all again.
             let in_force: Option<String> = sqlx::query_scalar(
                 "SELECT job FROM series WHERE job = ANY ($1) AND job <> $2 AND connection = $3 AND in_force LIMIT 1",
@@ -61,27 +63,37 @@ impl RunStore {
         }
         self.series(job, connection, vendor).await
     }
-}
 
-impl RunStore {
-    /// Which of these series, job and connection, have live runs that nobody works on.
-    pub async fn left_behind(&self, names: &[(String, String)]) -> Result<Vec<(String, String)>, StoreError> {
-        let (jobs, connections): (Vec<&str>, Vec<&str>) =
-            names.iter().map(|(job, connection)| (job.as_str(), connection.as_str())).unzip();
-        // Served by series_name_once and runs_live_of_series.
+    /// Which of these have live runs under the former name that a take-over would move: former name, connection, new name.
+    pub async fn left_behind(&self, names: &[Renamed]) -> Result<Vec<Renamed>, StoreError> {
+        let column = |get: fn(&Renamed) -> &String| names.iter().map(get).collect::<Vec<_>>();
+        // Served by series_name_once, runs_live_of_series, runs_one_live_per_window and revisions_pkey.
         sqlx::query_as(
-            "SELECT s.job, s.connection FROM unnest($1::text[], $2::text[]) AS n (job, connection)
-             JOIN series s USING (job, connection) CROSS JOIN LATERAL (
-                 SELECT 1 FROM runs WHERE series_id = s.id AND finished_at IS NULL AND lease_token IS NULL LIMIT 1
-             ) live",
+            "SELECT n.former, n.connection, n.job
+             FROM unnest($1::text[], $2::text[], $3::text[]) AS n (former, connection, job)
+             JOIN series old ON old.job = n.former AND old.connection = n.connection
+             JOIN series new ON new.job = n.job AND new.connection = n.connection
+             CROSS JOIN LATERAL (
+                 SELECT 1 FROM runs WHERE series_id = old.id AND finished_at IS NULL AND lease_token IS NULL
+                     AND NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = new.id AND mine.finished_at IS NULL
+                         AND mine.window_start = runs.window_start AND mine.window_end = runs.window_end)
+                     AND NOT EXISTS (SELECT 1 FROM revisions mine WHERE mine.series_id = new.id
+                         AND mine.window_label = runs.window_label AND mine.revision = runs.revision)
+                 LIMIT 1
+             ) live
+             WHERE NOT old.in_force",
         )
-        .bind(jobs)
-        .bind(connections)
+        .bind(column(|name| &name.0))
+        .bind(column(|name| &name.1))
+        .bind(column(|name| &name.2))
         .fetch_all(&self.pool)
         .await
         .map_err(doing("look for runs of former names"))
     }
 }
+
+/// A former name of a job, a connection, and the job's name now.
+pub type Renamed = (String, String, String);
 
 /// Makes what is known under former names the history of `job` at this connection. Without a series of the new name that
 /// is a change of name; with one, revisions, ended runs, fires and rules move to it, where they do not collide.
@@ -126,14 +138,17 @@ pub(super) async fn take_over(
 }
 
 /// What moves from series $1 to series $2. A run that somebody works on stays, and so does a live run of a window on which the new
-/// name has one too: they end under the name they were made with, and the next take-over moves them.
+/// name has one too, or whose revision the new name has: they end under the name they were made with, and the next take-over
+/// moves them.
 const MOVES: [&str; 7] = [
     "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
              AND mine.revision = revisions.revision)",
     "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND lease_token IS NULL AND (finished_at IS NOT NULL OR NOT EXISTS (
          SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_start = runs.window_start
-             AND mine.window_end = runs.window_end AND mine.finished_at IS NULL))",
+             AND mine.window_end = runs.window_end AND mine.finished_at IS NULL) AND NOT EXISTS (
+         SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = runs.window_label
+             AND mine.revision = runs.revision))",
     "UPDATE series_pauses SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM series_pauses mine WHERE mine.series_id = $2 AND (mine.paused_at = series_pauses.paused_at
              OR (mine.resumed_at IS NULL AND series_pauses.resumed_at IS NULL)))",

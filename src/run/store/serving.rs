@@ -7,6 +7,7 @@ use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
 use super::claim::Claimed;
+use super::claim::Identity;
 use super::{LEASE, RunStore, StoreError, doing};
 
 /// The answer to the one question of each pulse.
@@ -87,6 +88,11 @@ impl RunStore {
         Ok(())
     }
 
+    /// Whether a process serves this database, and plans.
+    pub async fn is_served(&self) -> Result<bool, StoreError> {
+        is_served(&self.pool).await
+    }
+
     /// This process has stopped: its row says so.
     pub async fn sign_off(&self, replica: &Replica) -> Result<(), StoreError> {
         sqlx::query("UPDATE replicas SET stopped_at = reportd_now() WHERE id = $1")
@@ -129,18 +135,27 @@ impl RunStore {
         .map_err(doing("look for open breakers"))
     }
 
-    /// Lets the runs of an account that wait for a person be looked at now: its secret has changed.
-    pub async fn wake_blocked(&self, connection: &str, vendor: &str) -> Result<(), StoreError> {
-        sqlx::query(
-            "UPDATE runs SET next_step_at = reportd_now()
-             WHERE connection = $1 AND vendor = $2 AND state IN ('queued', 'waiting') AND blocked AND lease_token IS NULL",
+    /// Lets the runs of an account that wait for a person be looked at now, because its secret has changed; returns how many
+    /// there are.
+    pub async fn wake_blocked(
+        &self,
+        connection: &str,
+        vendor: &str,
+        identity: &Identity<'_>,
+    ) -> Result<u64, StoreError> {
+        let woken = sqlx::query(
+            "UPDATE runs SET next_step_at = CASE WHEN lease_token IS NULL THEN reportd_now() ELSE next_step_at END
+             WHERE connection = $1 AND vendor = $2 AND state IN ('queued', 'waiting') AND blocked
+                 AND base_url = $3 AND account IN ($4, '')",
         )
         .bind(connection)
         .bind(vendor)
+        .bind(identity.base_url)
+        .bind(identity.account)
         .execute(&self.pool)
         .await
         .map_err(doing("wake the runs of an account"))?;
-        Ok(())
+        Ok(woken.rows_affected())
     }
 
     /// Which of these manifests the database does not know, though no live run will adopt them.
@@ -162,6 +177,17 @@ impl RunStore {
         listener.listen("reportd_runs").await.map_err(doing(what))?;
         Ok(Hints(listener))
     }
+}
+
+/// [`RunStore::is_served`], also within a transaction.
+pub(super) async fn is_served(executor: impl sqlx::PgExecutor<'_>) -> Result<bool, StoreError> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM replicas
+                        WHERE stopped_at IS NULL AND passed_at > reportd_now() - interval '30 seconds')",
+    )
+    .fetch_one(executor)
+    .await
+    .map_err(doing("look whether a process serves"))
 }
 
 /// Hints that new runs were made.
