@@ -58,9 +58,13 @@ where
             let account = run.vendor.parse().ok().and_then(|vendor| worker.accounts.get(&run.connection, vendor));
             let account = account.filter(|(_, account)| account.base_url == run.base_url);
             let secrets = account.and_then(|(_, account)| account.secrets().ok());
-            let account = secrets.as_ref().map(|secrets| secrets.account.as_str());
+            let account =
+                secrets.as_ref().map(|secrets| secrets.account.as_str()).filter(|account| *account != run.account);
             worker.store.retry_ticket(run, attempt, account).await?;
-            Ok("goes on with its ticket")
+            Ok(match account {
+                Some(_) => "goes on with its ticket, asked for as the account that the config has now",
+                None => "goes on with its ticket",
+            })
         }
         PastCreates::Doubtful if !repeatable => {
             let id = crate::worker::step::short(run.id);

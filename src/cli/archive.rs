@@ -31,6 +31,7 @@ enum Verb {
 #[derive(Debug, Serialize)]
 struct Rebuilt {
     adopted: usize,
+    cancelled: u64,
     known: usize,
     missing: Vec<String>,
     unusable: Vec<(String, String)>,
@@ -55,11 +56,15 @@ impl ArchiveCommand {
                     say_json(&Rebuilt {
                         adopted: rebuilt.adopted,
                         known: rebuilt.known,
+                        cancelled: rebuilt.cancelled,
                         missing: rebuilt.missing.clone(),
                         unusable: rebuilt.unusable.clone(),
                     });
                 } else {
                     say(&format!("{} revisions adopted, {} known already", rebuilt.adopted, rebuilt.known));
+                    if rebuilt.cancelled > 0 {
+                        say(&format!("{} queued runs cancelled, because their windows are held", rebuilt.cancelled));
+                    }
                 }
                 for (key, why) in &rebuilt.unusable {
                     note(&format!("reportd: {key}: {why}"));

@@ -19,10 +19,10 @@ use super::text::size;
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, Files};
 use crate::plan::Planned;
-use crate::request::Vendor;
+use crate::request::{Request, Vendor};
 use crate::run::store::StoreError;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
-use crate::run::{State, Trigger};
+use crate::run::{Run, State, Trigger};
 use crate::view::RunView;
 use crate::worker::drive::Driven;
 use crate::worker::herald;
@@ -125,6 +125,15 @@ pub(super) fn refuse_mail(files: &Files, fires: &[Planned]) -> Result<(), Failur
         counted(mails(loud.iter().copied()), "mail"),
         first.connection
     )))
+}
+
+/// Who was to have BIK's mail and has none by this run.
+fn not_mailed(fire: &Planned, run: &Run) -> Option<String> {
+    let request = fire.request.as_ref().filter(|_| !fire.quiet)?;
+    let mailed: Request = serde_json::from_value(run.request.clone()).ok()?;
+    let missed: Vec<&str> =
+        request.emails.iter().filter(|who| !mailed.emails.contains(who)).map(String::as_str).collect();
+    (!missed.is_empty()).then(|| missed.join(", "))
 }
 
 /// Whether its mail goes to the job's own addresses unless somebody sets `quiet_emails`.
@@ -248,6 +257,12 @@ pub(super) async fn run_one(
         }
         Opening::Attached(run) => {
             board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
+            if let Some(missed) = not_mailed(fire, &run) {
+                board.say(
+                    &name,
+                    &format!("that run mails others, not {missed}: --again, once it has ended, has it made for them"),
+                );
+            }
             run
         }
     };

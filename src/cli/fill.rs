@@ -176,8 +176,14 @@ impl Fill {
                     std::mem::take(&mut calendar.cells).into_iter().partition(|cell| {
                         cell.state == State::InFlight && cell.run.is_some_and(|run| by_hand.contains(&run))
                     });
-                looked.attached.extend(ours.iter().map(|cell| self.fire(&calendar, cell)));
+                // Should one have ended by then, nothing is made in its place that was not announced.
+                let attached = |cell: &Cell| Planned { goes_on: true, ..self.fire(&calendar, cell) };
+                looked.attached.extend(ours.iter().map(attached));
                 calendar.cells = others;
+                if self.all && !calendar.scheduled {
+                    // What a person asked for once is filled when he names the job.
+                    calendar.cells.retain(|cell| !cell.state.is_gap());
+                }
                 left.extend(left_alone(&calendar));
                 if let Some(part) = self.part(app, &calendar).await? {
                     looked.parts.push(part);

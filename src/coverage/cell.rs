@@ -203,8 +203,13 @@ pub fn cells(wanted: Vec<Wanted>, facts: Facts, today: &Today<'_>) -> (Vec<Cell>
 }
 
 /// The cells of a series that no schedule names windows of: what is held, what works on more, and what failed of what a person
-/// asked for, where `is_asked_about`.
-pub fn by_hand_cells(facts: Facts, today: &Today<'_>, is_asked_about: impl Fn(&Window) -> bool) -> Vec<Cell> {
+/// asked for, where `is_asked_about`. What is not `ripe` may still change, and nobody is late.
+pub fn by_hand_cells(
+    facts: Facts,
+    today: &Today<'_>,
+    is_asked_about: impl Fn(&Window) -> bool,
+    ripe: impl Fn(&Window) -> bool,
+) -> Vec<Cell> {
     let held = facts.held.iter().map(|row| (row.window_start, row.window_end, &row.window_zone));
     let failed = facts.ended.iter().filter(|run| run.state == run::State::Failed);
     let runs = facts.live.iter().chain(failed).map(|run| (run.window_start, run.window_end, &run.window_zone));
@@ -212,7 +217,7 @@ pub fn by_hand_cells(facts: Facts, today: &Today<'_>, is_asked_about: impl Fn(&W
         .chain(runs)
         .filter_map(|(start, end, zone)| Window::new(start, end, zone.parse().unwrap_or_default()))
         .filter(is_asked_about)
-        .map(|window| Wanted { window, fire_at: window.end(), provisional: false, paused: false, ripe: true })
+        .map(|window| Wanted { window, fire_at: window.end(), provisional: false, paused: false, ripe: ripe(&window) })
         .collect();
     wanted.sort_by_key(|one| key(&one.window));
     wanted.dedup_by_key(|one| key(&one.window));

@@ -232,7 +232,9 @@ impl<'a> Look<'a> {
         let (mut cells, besides) = if scheduled {
             cells(wanted, facts, &today)
         } else {
-            (by_hand_cells(facts, &today, |window| self.span.overlaps(window, series.zone)), 0)
+            let delay = TimeDelta::from_std(job.policy.delay).unwrap_or(TimeDelta::MAX);
+            let ripe = |window: &Window| window.end().checked_add_signed(delay).is_some_and(|ripe| ripe <= self.now);
+            (by_hand_cells(facts, &today, |window| self.span.overlaps(window, series.zone), ripe), 0)
         };
         cells.sort_by_key(|cell| (cell.window.end(), cell.window.start()));
         Calendar {

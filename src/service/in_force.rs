@@ -131,7 +131,10 @@ impl InForce {
             match store.series_of(&job.name, &connection, job.vendor().as_str(), &job.was).await {
                 // A former name that is in force again is another job's, and keeps what it has.
                 Ok(_) | Err(StoreError::Refused(_)) => {}
-                Err(error) => return Err(error),
+                // Another job's history is not kept waiting by this one's.
+                Err(error) => {
+                    tracing::warn!(job = job.name, error = %Chain(&error), "runs of its former name stay there");
+                }
             }
         }
         Ok(())

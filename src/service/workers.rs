@@ -44,6 +44,9 @@ const SLEEP: Duration = Duration::from_secs(5);
 /// Between two looks for deletions at the vendors that were left over.
 const SWEEP: Duration = Duration::from_secs(60);
 
+/// Between two looks for what a former name still has. The next instant of a window must not come first.
+const FORMER: Duration = Duration::from_secs(5);
+
 /// Between two claims, so that steps that end together are followed by one claim.
 const BREATH: Duration = Duration::from_millis(5);
 
@@ -192,12 +195,16 @@ impl Workers {
 
     /// Makes up for what was left over: deletions at the vendors, and runs of former names.
     pub async fn sweep(mut self) {
+        let mut swept_at: Option<Instant> = None;
         while !self.stop.is_cancelled() {
             let in_force = Arc::clone(&self.in_force.borrow_and_update());
             let sweeping = async {
-                let swept = tokio::time::timeout(LOST, in_force.worker.sweep()).await;
-                if let Ok(Err(error)) = swept {
-                    tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+                if swept_at.is_none_or(|at| at.elapsed() >= SWEEP) {
+                    swept_at = Some(Instant::now());
+                    let swept = tokio::time::timeout(LOST, in_force.worker.sweep()).await;
+                    if let Ok(Err(error)) = swept {
+                        tracing::debug!(error = %Chain(&error), "deletions at the vendors could not be looked for");
+                    }
                 }
                 let taken = tokio::time::timeout(LOST, in_force.take_over_the_rest(&in_force.worker.store)).await;
                 if let Ok(Err(error)) = taken {
@@ -209,7 +216,7 @@ impl Workers {
                 () = self.stop.cancelled() => return,
             }
             tokio::select! {
-                () = tokio::time::sleep(SWEEP) => {}
+                () = tokio::time::sleep(FORMER) => {}
                 // A change of jobs may have renamed some.
                 changed = self.in_force.changed() => if changed.is_err() { return },
                 () = self.stop.cancelled() => return,

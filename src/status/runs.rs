@@ -102,7 +102,7 @@ fn blocked_item(facts: &Facts, row: &LiveRow) -> Option<Item> {
             } else {
                 (
                     format!("{}, and the config has {} now", row.base_url, account.base_url),
-                    format!("reportd cancel {run}, and then reportd fill {name}"),
+                    format!("reportd cancel {run}, and then reportd fill {name}, which asks, and at BIK mails, anew"),
                 )
             };
             (

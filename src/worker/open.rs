@@ -16,7 +16,7 @@ use crate::plan::Planned;
 use crate::run::store::make::{NewRun, Opened};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
-use crate::run::{Run, Trigger};
+use crate::run::{Run, State, Trigger};
 
 /// Why no run could be made.
 #[derive(Debug, Error)]
@@ -109,6 +109,7 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
         may_repeat: request.shape.may_repeat(),
         emails: request.emails.clone(),
         quiet: planned.quiet,
+        heeds_doubt: !request.may_repeat(),
         only_goes_on: planned.goes_on,
     })
 }
@@ -277,8 +278,8 @@ pub async fn stranger(
     Ok(None)
 }
 
-/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. Or it has ended well
-/// since the database was asked: another process archives while this one looks. What another series than `of` knows is
+/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One that is queued has asked nobody:
+/// the database is older than the manifest. Or the run has ended well since the database was asked: another process archives while this one looks. What another series than `of` knows is
 /// no answer: that is a renamed job's history.
 async fn will_be_adopted(
     archive: &Archive,
@@ -288,7 +289,7 @@ async fn will_be_adopted(
 ) -> Result<bool, OpenError> {
     let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
     let id = stored.manifest.run_id;
-    if store.run(id).await?.is_some_and(|run| !run.state.is_terminal()) {
+    if store.run(id).await?.is_some_and(|run| !run.state.is_terminal() && run.state != State::Queued) {
         return Ok(true);
     }
     let known = store.revision_of(id).await?;

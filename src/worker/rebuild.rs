@@ -12,6 +12,8 @@ pub struct Rebuilt {
     pub adopted: usize,
     /// Revisions that it knew.
     pub known: usize,
+    /// Queued runs of windows that are held by now: an older database had not sent them yet.
+    pub cancelled: u64,
     /// Manifests that the database knows and the archive lacks.
     pub missing: Vec<String>,
     /// Manifests that could not be used, with why.
@@ -60,6 +62,9 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             }
             Err(error) => return Err(error.into()),
         }
+    }
+    if rebuilt.adopted > 0 {
+        rebuilt.cancelled = store.cancel_held().await?;
     }
     // An archive that lacks what the database knows is not the one it belongs to, or was damaged: no bond is made to it.
     if rebuilt.missing.is_empty() {

@@ -84,13 +84,7 @@ impl Worker {
             tracing::warn!(run.id = %run.id, "a run is held again: {message}");
             return Ok(Stepped::Moved);
         }
-        let hint = match class {
-            FailureClass::Refused | FailureClass::Protocol if !may_repeat => {
-                " (retry and fill ask for this report again; run-job --again has it made anew)"
-            }
-            _ => "",
-        };
-        self.fail(hand, class, &format!("{text}{hint}"), seen, None).await
+        self.fail(hand, class, text, seen, None).await
     }
 
     pub(super) async fn call_failed(&self, hand: &Hand<'_>, error: VendorError) -> Result<Stepped, StoreError> {

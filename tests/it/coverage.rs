@@ -751,6 +751,37 @@ async fn a_window_whose_create_nobody_knows_about_is_not_filled_even_when_its_ru
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn runs_that_an_older_copy_of_the_database_had_queued_are_not_sent_again() {
+    let shop = shop(&format!("{DAILY}{BIK}")).await;
+    shop.fetch("report", &[4]).await;
+    shop.fetch("report", &[5]).await;
+    // The copy knows the runs, and neither their creates nor what came of them.
+    for statement in [
+        "DELETE FROM artifacts",
+        "DELETE FROM revisions",
+        "DELETE FROM run_events",
+        "UPDATE runs SET state = 'queued', finished_at = NULL, revision = NULL, ticket = NULL, attempt_id = NULL,
+             ticketed_at = NULL, last_poll_at = NULL",
+        "DELETE FROM remote_tasks",
+    ] {
+        shop.sql(statement).await;
+    }
+    let mails = shop.sandbox.mails().len();
+    for args in [&["coverage"][..], &["fill", "--all"], &["serve", "--listen", "127.0.0.1:0"]] {
+        shop.run(args).await.expect(2).says("archive rebuild");
+    }
+    assert_eq!(shop.run(&["status", "--format", "json"]).await.expect(1).line()["cause"], "archive_mismatch");
+    let rebuilt = shop.run(&["archive", "rebuild"]).await.expect(0).stdout;
+    assert!(rebuilt.contains("2 queued runs cancelled, because their windows are held"), "{rebuilt}");
+    let serving = shop.serve().await;
+    serving.until_http("/readyz", 200).await;
+    serving.stop().await;
+    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE state <> 'cancelled'").await, 0);
+    assert_eq!(shop.sandbox.mails().len(), mails);
+    shop.run(&["coverage", "--from", "2025-03-04", "--to", "2025-03-05", "--check"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn of_a_job_without_schedule_what_was_asked_for_and_is_not_there_is_told() {
     let shop = Shop::open().await;
     shop.job("by-hand", &format!("zone: UTC\nwindow: yesterday\n{BIK}"));
@@ -781,6 +812,14 @@ async fn of_a_job_without_schedule_what_was_asked_for_and_is_not_there_is_told()
     shop.run(&["fill", "by-hand"]).await.expect(3).says("fill fetches 2 windows");
     let now = ["2025-03-03 held", "2025-03-05 needs_you", "2025-03-07 held", "2025-03-08 held", "2025-03-09 held"];
     assert_eq!(states(&shop, &[]).await, now);
+    // What may still change is not fetched as if it were final, and `--all` leaves by hand what was asked for by hand.
+    shop.fault("bik.generateReport=400:1");
+    shop.run_job("by-hand", "2025-03-11..2025-03-11", &[]).await.expect(1);
+    let all = shop.run(&["fill", "--all", "--dry-run"]).await.expect(0);
+    assert!(all.stdout.contains("nothing to fill"), "{all:?}");
+    shop.job("by-hand", &format!("zone: UTC\nwindow: yesterday\ndelay: 3000d\n{BIK}"));
+    let filled = shop.run(&["fill", "by-hand"]).await;
+    assert!(filled.stdout.contains("nothing to fill"), "{filled:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

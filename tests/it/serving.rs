@@ -656,6 +656,11 @@ async fn a_run_that_was_worked_on_while_its_job_was_renamed_is_taken_over_by_who
     shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL").await;
     serving.signal(Signal::HUP);
     shop.until_count(of, 1).await;
+    // And what had ended by then under the former name.
+    shop.sql("UPDATE runs SET lease_token = NULL, state = 'cancelled', finished_at = now()").await;
+    queue(&shop, "north", 2, "schedule", 1.0).await;
+    shop.sql("UPDATE runs SET state = 'cancelled', finished_at = now() WHERE finished_at IS NULL").await;
+    shop.until_count(of, 3).await;
     serving.stop().await;
 }
 

@@ -221,7 +221,7 @@ async fn runs_that_wait_for_a_person_are_told_with_what_they_wait_for() {
         text(&item["message"]).starts_with("1 run made for https://old.example, and the config has http"),
         "{item}"
     );
-    assert!(text(&item["action"]).ends_with("and then reportd fill messages@north"), "{item}");
+    assert!(text(&item["action"]).contains("and then reportd fill messages@north, which asks"), "{item}");
     shop.sql("UPDATE runs SET base_url = 'x', connection = 'gone' WHERE state = 'queued'").await;
     let item = shop.need("blocked").await;
     assert!(

@@ -152,12 +152,13 @@ impl Firing<'_> {
                 Some(Wanted { id: Uuid::new_v4(), series, run: d.run.as_deref()?, alone: d.alone })
             })
             .collect();
-        let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = wanted.iter().partition(|w| w.alone);
+        let mut skipped: HashMap<Uuid, String> = self.in_doubt(&wanted).await?;
+        let sent = wanted.iter().filter(|one| !skipped.contains_key(&one.id));
+        let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = sent.partition(|w| w.alone);
         let mut made = if beside.is_empty() { HashSet::new() } else { self.make(&beside).await? };
-        let mut skipped = HashSet::new();
         for one in alone {
             if self.is_busy(one.series).await? {
-                skipped.insert(one.id);
+                skipped.insert(one.id, "the previous run had not ended, and overlap is skip".into());
             } else {
                 made.extend(self.make(&[one]).await?);
             }
@@ -180,6 +181,39 @@ impl Firing<'_> {
         crate::crash::point("fires-decided");
         self.tx.commit().await.map_err(doing(what))?;
         Ok(Made { instants: settled.iter().map(|s| s.decided.len()).sum(), runs: made.len() })
+    }
+
+    /// Why some are not sent: an ended run of their window may have made a report, and mailed people, without anybody knowing.
+    async fn in_doubt(&mut self, wanted: &[Wanted<'_>]) -> Result<HashMap<Uuid, String>, StoreError> {
+        let heed: Vec<Wanted<'_>> = wanted.iter().filter(|w| w.run.heeds_doubt && !w.run.again).copied().collect();
+        if heed.is_empty() {
+            return Ok(HashMap::new());
+        }
+        // Served by runs_of_window and remote_tasks_in_doubt.
+        let found: Vec<(Uuid, Uuid)> = sqlx::query_as(
+            "SELECT w.id, doubt.id
+             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[])
+                 AS w (id, series_id, window_start, window_end)
+             CROSS JOIN LATERAL (
+                 SELECT r.id FROM runs r JOIN remote_tasks task ON task.run_id = r.id
+                 WHERE r.series_id = w.series_id AND r.window_start = w.window_start AND r.window_end = w.window_end
+                   AND r.finished_at IS NOT NULL AND task.outcome IN ('intended', 'unknown')
+                 ORDER BY r.created_at DESC LIMIT 1
+             ) doubt",
+        )
+        .bind(heed.iter().map(|w| w.id).collect::<Vec<_>>())
+        .bind(heed.iter().map(|w| w.series).collect::<Vec<_>>())
+        .bind(column(&heed, |r| r.window_start))
+        .bind(column(&heed, |r| r.window_end))
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(doing("look for creates that nobody knows about"))?;
+        let why = |run: Uuid| {
+            format!(
+                "an earlier report of this window may have been made and mailed: reportd retry {run} holds it for your word"
+            )
+        };
+        Ok(found.into_iter().map(|(id, run)| (id, why(run))).collect())
     }
 
     /// Whether a run of the series has not ended; one that waits for an operator keeps nobody waiting.
@@ -312,7 +346,7 @@ impl Firing<'_> {
         settled: &[Settled],
         wanted: &[Wanted<'_>],
         made: &HashSet<Uuid>,
-        skipped: &HashSet<Uuid>,
+        skipped: &HashMap<Uuid, String>,
         covering: &HashMap<Uuid, (Uuid, bool)>,
     ) -> Result<(), StoreError> {
         let mut rows = Ledger::default();
@@ -326,10 +360,10 @@ impl Firing<'_> {
                     Some(id) => match covering.get(&id) {
                         Some((run, true)) => ("covered", Some(*run), Some("a live run works on this window".into())),
                         Some((run, false)) => ("covered", Some(*run), Some("the archive holds this window".into())),
-                        None if skipped.contains(&id) => {
-                            ("skipped", None, Some("the previous run had not ended, and overlap is skip".into()))
-                        }
-                        None => ("covered", None, Some("another run of this window came first".into())),
+                        None => match skipped.get(&id) {
+                            Some(why) => ("skipped", None, Some(why.clone())),
+                            None => ("covered", None, Some("another run of this window came first".into())),
+                        },
                     },
                     None => (decided.outcome, None, decided.reason.clone()),
                 };

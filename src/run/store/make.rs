@@ -52,6 +52,8 @@ pub struct NewRun {
     pub again: bool,
     /// A second report harms nobody, even while the first is under way.
     pub may_repeat: bool,
+    /// None is sent by a schedule while nobody knows what became of an earlier create of the window.
+    pub heeds_doubt: bool,
     /// No run is made: the window's last one is to go on with its ticket.
     pub only_goes_on: bool,
 }

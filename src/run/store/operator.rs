@@ -43,6 +43,28 @@ impl RunStore {
         if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "cancel", "runs that have not ended")) }
     }
 
+    /// Stops the queued runs whose windows are held, after revisions came from the archive; returns how many.
+    pub async fn cancel_held(&self) -> Result<u64, StoreError> {
+        // Served by runs_by_state and revisions_of_window.
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), failure_class = NULL,
+                     failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
+                 WHERE state = 'queued' AND state = ANY ($1) AND lease_token IS NULL
+                     AND window_is_held(series_id, window_start, window_end, provisional)
+                 RETURNING id
+             )
+             INSERT INTO run_events (run_id, kind, who, detail)
+             SELECT id, 'cancelled', $2, 'the archive holds its window: it was not sent' FROM moved",
+        )
+        .bind(sources(Event::Cancel))
+        .bind(&self.who.0)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("stop the queued runs of windows that are held"))?;
+        Ok(done.rows_affected())
+    }
+
     /// What is known of the creates that an ended run made: every one counts, not only the last.
     pub async fn past_creates(&self, run: &Run) -> Result<PastCreates, StoreError> {
         let alive: Option<Uuid> = sqlx::query_scalar(
@@ -253,6 +275,9 @@ impl RunStore {
 fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
     if is_live_twin(&error) {
         return StoreError::Refused("another run is working on this window already: see `reportd runs`".into());
+    }
+    if matches!(&error, sqlx::Error::Database(e) if e.constraint() == Some("remote_tasks_remote_id_once")) {
+        return StoreError::Refused("the account that the config has now has given this ticket to another run".into());
     }
     doing(what)(error)
 }

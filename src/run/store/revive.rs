@@ -43,9 +43,9 @@ impl RunStore {
     }
 }
 
-/// Which windows have such a run: the last one that was made of the window, of the same request to the same account, whose task
-/// may still become the report. It must be worth as much as the one that is asked for: a final window is not served by what was
-/// asked before its end, nor who is to have BIK's mail by a report that was mailed to others. Where a second report would be mailed
+/// Which windows have such a run: the newest of the same request to the same account whose task may still become the report. It
+/// must be worth as much as the one that is asked for: a final window is not served by what was asked before its end, nor who is to
+/// have BIK's mail by a report that was mailed to others. Where a second report would be mailed
 /// again a run goes on however it ended; where it harms nobody only one that wanted time, and once, because a task that never ends
 /// must not keep its window for ever. Nobody goes on who asks for a new revision, or for what is held.
 pub(super) async fn revivable(
@@ -68,23 +68,25 @@ pub(super) async fn revivable(
                    AS w (series_id, window_start, window_end, provisional, scheduled, quiet, may_repeat, base_url, account,
                          content_hash, emails, notices)) w
          CROSS JOIN LATERAL (
-             SELECT * FROM runs
+             SELECT ended.* FROM runs ended
              WHERE series_id = w.series_id AND window_start = w.window_start AND window_end = w.window_end
-             ORDER BY (finished_at IS NULL) DESC, created_at DESC LIMIT 1
+               AND (state = 'failed' AND failure_class IN ('deadline', 'gave_up', 'crash_loop')
+                    OR state IN ('failed', 'cancelled') AND NOT w.may_repeat)
+               AND request->>'content_hash' = w.content_hash AND (w.quiet OR (request->'emails')::jsonb @> w.emails::jsonb)
+               AND (w.provisional OR NOT provisional)
+               AND (SELECT count(*) FROM remote_tasks WHERE run_id = ended.id AND outcome = 'created'
+                        AND finished_at IS NULL AND base_url = w.base_url
+                        AND (account IN (w.account, '') OR w.account = '')) > 0
+             ORDER BY created_at DESC LIMIT 1
          ) newest CROSS JOIN LATERAL (
-             SELECT attempt_id, base_url, account FROM remote_tasks
-             WHERE run_id = newest.id AND outcome = 'created' AND finished_at IS NULL
+             SELECT attempt_id FROM remote_tasks
+             WHERE run_id = newest.id AND outcome = 'created' AND finished_at IS NULL AND base_url = w.base_url
+               AND (account IN (w.account, '') OR w.account = '')
              ORDER BY intended_at DESC LIMIT 1
          ) task LEFT JOIN LATERAL (
              SELECT true AS revived FROM run_events WHERE run_id = newest.id AND kind = 'retried' LIMIT 1
          ) before ON true
-         WHERE (newest.state = 'failed' AND newest.failure_class IN ('deadline', 'gave_up', 'crash_loop')
-                OR newest.state IN ('failed', 'cancelled') AND NOT w.may_repeat)
-           AND newest.request->>'content_hash' = w.content_hash
-           AND (w.quiet OR newest.request::jsonb->'emails' = w.emails::jsonb)
-           AND task.base_url = w.base_url AND (task.account IN (w.account, '') OR w.account = '')
-           AND (w.provisional OR NOT newest.provisional)
-           AND NOT window_is_held(w.series_id, w.window_start, w.window_end, w.provisional)
+         WHERE NOT window_is_held(w.series_id, w.window_start, w.window_end, w.provisional)
            AND NOT (w.may_repeat AND before.revived IS NOT NULL)",
     )
     .bind(asked.iter().map(|(series, _)| *series).collect::<Vec<i64>>())
@@ -128,7 +130,8 @@ pub(super) async fn go_on(
          ), asked AS (
              UPDATE remote_tasks SET account = $5 FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND $5 IS NOT NULL
          )
-         INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3, 'goes on with its ticket' FROM moved",
+         INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3,
+             CASE WHEN $5 IS NULL THEN 'goes on with its ticket' ELSE 'goes on with its ticket, as another account' END FROM moved",
     )
     .bind(revival.run_id)
     .bind(sources(Event::RetryTicket))

@@ -64,21 +64,21 @@ impl RunStore {
         self.series(job, connection, vendor).await
     }
 
-    /// Which of these have live runs under the former name that a take-over would move: former name, connection, new name.
+    /// Which of these have runs under the former name that a take-over would move: former name, connection, new name.
     pub async fn left_behind(&self, names: &[Renamed]) -> Result<Vec<Renamed>, StoreError> {
         let column = |get: fn(&Renamed) -> &String| names.iter().map(get).collect::<Vec<_>>();
-        // Served by series_name_once, runs_live_of_series, runs_one_live_per_window and revisions_pkey.
+        // Served by series_name_once, runs_history, runs_one_live_per_window and revisions_pkey; a take-over leaves few behind.
         sqlx::query_as(
             "SELECT n.former, n.connection, n.job
              FROM unnest($1::text[], $2::text[], $3::text[]) AS n (former, connection, job)
              JOIN series old ON old.job = n.former AND old.connection = n.connection
              JOIN series new ON new.job = n.job AND new.connection = n.connection
              CROSS JOIN LATERAL (
-                 SELECT 1 FROM runs WHERE series_id = old.id AND finished_at IS NULL AND lease_token IS NULL
-                     AND NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = new.id AND mine.finished_at IS NULL
+                 SELECT 1 FROM runs WHERE series_id = old.id AND lease_token IS NULL AND (finished_at IS NOT NULL
+                     OR NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = new.id AND mine.finished_at IS NULL
                          AND mine.window_start = runs.window_start AND mine.window_end = runs.window_end)
                      AND NOT EXISTS (SELECT 1 FROM revisions mine WHERE mine.series_id = new.id
-                         AND mine.window_label = runs.window_label AND mine.revision = runs.revision)
+                         AND mine.window_label = runs.window_label AND mine.revision = runs.revision))
                  LIMIT 1
              ) live
              WHERE NOT old.in_force",
