@@ -54,7 +54,7 @@ pub fn new_run(day: u32) -> NewRun {
         content_hash: "asked".into(),
         emails: Vec::new(),
         quiet: true,
-        heeds_doubt: false,
+        heeds_doubt: true,
         only_goes_on: false,
         base_url: HERE.into(),
         notices: None,
