@@ -278,8 +278,8 @@ pub async fn stranger(
     Ok(None)
 }
 
-/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One that is queued has asked nobody:
-/// the database is older than the manifest. Or the run has ended well since the database was asked: another process archives while this one looks. What another series than `of` knows is
+/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One that is queued without a
+/// revision's number has asked nobody: the database is older than the manifest. Or the run has ended well since the database was asked: another process archives while this one looks. What another series than `of` knows is
 /// no answer: that is a renamed job's history.
 async fn will_be_adopted(
     archive: &Archive,
@@ -289,7 +289,11 @@ async fn will_be_adopted(
 ) -> Result<bool, OpenError> {
     let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
     let id = stored.manifest.run_id;
-    if store.run(id).await?.is_some_and(|run| !run.state.is_terminal() && run.state != State::Queued) {
+    if store
+        .run(id)
+        .await?
+        .is_some_and(|run| !run.state.is_terminal() && (run.state != State::Queued || run.revision.is_some()))
+    {
         return Ok(true);
     }
     let known = store.revision_of(id).await?;
