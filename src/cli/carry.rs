@@ -115,8 +115,8 @@ pub(super) struct Outcome {
 }
 
 /// BIK mails somebody for each create. Runs by hand that would mail a shop's owner are refused, with how many mails they mean.
-pub(super) fn refuse_mail(files: &Files, fires: &[Planned]) -> Result<(), Failure> {
-    let loud: Vec<&Planned> = fires.iter().filter(|fire| mails_the_shop(files, fire)).collect();
+pub(super) fn refuse_mail<'a>(files: &Files, fires: impl IntoIterator<Item = &'a Planned>) -> Result<(), Failure> {
+    let loud: Vec<&Planned> = fires.into_iter().filter(|fire| mails_the_shop(files, fire)).collect();
     let Some(first) = loud.first() else { return Ok(()) };
     Err(Failure::Usage(format!(
         "BIK sends every report it makes by mail: this would be {} and {}. Set quiet_emails on connection \

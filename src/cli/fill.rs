@@ -110,8 +110,7 @@ impl Fill {
             ));
         }
         if !(self.mail || self.dry_run) {
-            let creating: Vec<Planned> = parts.iter().flat_map(Part::creating).cloned().collect();
-            refuse_mail(files, &creating)?;
+            refuse_mail(files, parts.iter().flat_map(Part::creating))?;
         }
         let mut fires: Vec<Planned> = parts.into_iter().flat_map(|part| part.fires).collect();
         if self.dry_run {

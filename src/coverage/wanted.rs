@@ -82,8 +82,8 @@ impl Expectation<'_> {
             past.add(rule, from, until);
             // The version is in force at the very instant at which it begins.
             let begin = floor.max(from.checked_sub_signed(TimeDelta::nanoseconds(1)).unwrap_or(from));
-            let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
-            for fire_at in fires.take_while(|fire| *fire <= self.now && until.is_none_or(|until| *fire < until)) {
+            let in_force = |fire: &DateTime<Utc>| *fire <= self.now && until.is_none_or(|until| *fire < until);
+            for fire_at in schedule.after(begin).take_while(in_force) {
                 looked_at += 1;
                 if looked_at > MOST {
                     return Err(TooMany((begin + TimeDelta::seconds(1)).with_timezone(&rule.zone).date_naive()));
@@ -159,8 +159,8 @@ impl Expectation<'_> {
         is_wanted: impl Fn(&Window) -> bool,
     ) -> Option<Vec<Wanted>> {
         let mut windows = Vec::new();
-        let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
-        for (looked_at, fire_at) in fires.take_while(|fire| *fire < from && *fire <= self.now).enumerate() {
+        let before = |fire: &DateTime<Utc>| *fire < from && *fire <= self.now;
+        for (looked_at, fire_at) in schedule.after(begin).take_while(before).enumerate() {
             if looked_at == MOST {
                 return None;
             }
@@ -230,8 +230,8 @@ impl<'a> Past<'a> {
         for hours in [1, 24, 8 * 24, 32 * 24, 367 * 24, 9 * 366 * 24] {
             let begin = until - TimeDelta::hours(hours);
             let begin = begin.max(from.checked_sub_signed(TimeDelta::nanoseconds(1)).unwrap_or(from));
-            let fires = std::iter::successors(schedule.next(begin), |fire| schedule.next(*fire));
-            let named = fires.take_while(|fire| *fire < until).filter_map(|fire| rule.window_at(fire)).last();
+            let named =
+                schedule.after(begin).take_while(|fire| *fire < until).filter_map(|fire| rule.window_at(fire)).last();
             if let Some(window) = named {
                 self.named_to = self.named_to.max(Some(window.end()));
                 self.last = Some(this);
@@ -246,8 +246,7 @@ impl Last<'_> {
     fn would_have_covered(&self, begin: DateTime<Utc>, until: DateTime<Utc>) -> Option<Covered> {
         let mut covered: Vec<(DateTime<Utc>, DateTime<Utc>)> = Vec::new();
         let begin = begin.max(self.ended - TimeDelta::nanoseconds(1));
-        let fires = std::iter::successors(self.schedule.next(begin), |fire| self.schedule.next(*fire));
-        for (looked_at, fire_at) in fires.enumerate() {
+        for (looked_at, fire_at) in self.schedule.after(begin).enumerate() {
             if looked_at == MOST {
                 return None;
             }

@@ -75,12 +75,14 @@ impl Schedule {
         self.crons.iter().filter_map(|cron| next_of(cron, after, self.zone)).min()
     }
 
+    /// All fires strictly after `after`, ascending, each once; without an end, unless it never fires again.
+    pub fn after(&self, after: DateTime<Utc>) -> impl Iterator<Item = DateTime<Utc>> {
+        std::iter::successors(self.next(after), |fire| self.next(*fire))
+    }
+
     /// The first `limit` fires in `(after, until]`, ascending, each once.
     pub fn between(&self, after: DateTime<Utc>, until: DateTime<Utc>, limit: usize) -> Vec<DateTime<Utc>> {
-        std::iter::successors(self.next(after), |fire| self.next(*fire))
-            .take_while(|fire| *fire <= until)
-            .take(limit)
-            .collect()
+        self.after(after).take_while(|fire| *fire <= until).take(limit).collect()
     }
 
     /// The first cron that never fires, as `0 0 30 2 *`.

@@ -36,7 +36,9 @@ fn breakers(facts: &Facts) -> Vec<Item> {
         let close = format!("reportd connections close {} --vendor {}", row.connection, row.vendor);
         let action = match waiting {
             _ if row.by_hand => close,
-            0 => format!("mend the secret, and the breaker closes within a minute; or at once: {close}"),
+            0 => {
+                format!("mend the secret, and `reportd serve` closes the breaker within a minute; or at once: {close}")
+            }
             _ => format!("mend the secret, which is then tried by itself; or at once: {close}"),
         };
         Some(Item {

@@ -101,13 +101,11 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
         fire_at: planned.fire_at,
         not_before: None,
         request: serde_json::to_value(request).map_err(|e| format!("the request cannot be frozen: {e}"))?,
-        content_hash: request.content_hash.clone(),
         base_url: request.base_url.clone(),
         account: account.to_owned(),
         notices: frozen(&planned.notices(trigger.as_str()))?,
         again: false,
         may_repeat: request.shape.may_repeat(),
-        emails: request.emails.clone(),
         quiet: planned.quiet,
         heeds_doubt: !request.may_repeat(),
         only_goes_on: planned.goes_on,
@@ -118,6 +116,8 @@ impl Worker {
     /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket.
     pub async fn mark_going_on(&self, fires: &mut [Planned], series: &[i64]) -> Result<(), OpenError> {
         let new = |fire: &Planned| {
+            // What has no task has no ticket.
+            fire.request.as_ref().filter(|request| request.shape.creates())?;
             let secrets =
                 self.accounts.get(&fire.connection, fire.vendor).and_then(|(_, account)| account.secrets().ok());
             // Whoever has the secret is asked when the run is made.
@@ -279,8 +279,9 @@ pub async fn stranger(
 }
 
 /// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One that is queued without a
-/// revision's number has asked nobody: the database is older than the manifest. Or the run has ended well since the database was asked: another process archives while this one looks. What another series than `of` knows is
-/// no answer: that is a renamed job's history.
+/// revision's number has asked nobody: the database is older than the manifest. Or the run has ended well since the database
+/// was asked: another process archives while this one looks. What another series than `of` knows is no answer: that is a
+/// renamed job's history.
 async fn will_be_adopted(
     archive: &Archive,
     store: &RunStore,
@@ -289,11 +290,8 @@ async fn will_be_adopted(
 ) -> Result<bool, OpenError> {
     let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
     let id = stored.manifest.run_id;
-    if store
-        .run(id)
-        .await?
-        .is_some_and(|run| !run.state.is_terminal() && (run.state != State::Queued || run.revision.is_some()))
-    {
+    let may_adopt = |run: Run| !run.state.is_terminal() && (run.state != State::Queued || run.revision.is_some());
+    if store.run(id).await?.is_some_and(may_adopt) {
         return Ok(true);
     }
     let known = store.revision_of(id).await?;

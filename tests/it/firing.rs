@@ -405,7 +405,7 @@ async fn a_breaker_for_which_no_run_waits_closes_when_the_secret_was_corrected()
     let refused = shop.run(&["run-job", "day", "--format", "json", "--wait", "1s"]).await.expect(4).line();
     shop.run(&["cancel", text(&refused["run_id"])]).await.expect(0);
     let told = shop.run(&["status"]).await.expect(1).stdout;
-    assert!(told.contains("mend the secret, and the breaker closes within a minute"), "{told}");
+    assert!(told.contains("mend the secret, and `reportd serve` closes the breaker within a minute"), "{told}");
     let serving = shop.serve().await;
     serving.until_http("/readyz", 200).await;
     assert_eq!(shop.number("SELECT count(*) FROM connections WHERE breaker_open").await, 1, "nothing was mended");

@@ -177,6 +177,18 @@ async fn begun(shop: &Shop, window: &str, more: &[&str]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn who_asks_for_mail_and_meets_a_run_that_mails_others_is_told() {
+    let shop = shop().await;
+    let id = begun(&shop, "2026-03-03..2026-03-03", &[]).await;
+    shop.advance(Duration::from_secs(61)).await;
+    let run_job = ["run-job", "engagement", "--window", "2026-03-03..2026-03-03", "--mail", "--format", "json"];
+    let ran = shop.run(&run_job).await.expect(0);
+    assert_eq!(ran.json()[0]["run_id"], id.as_str());
+    ran.says("that run mails others, not a@north.example");
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_was_made_without_its_secret_goes_on_too() {
     let shop = Shop::open().await;
     shop.clock("2026-03-10T06:00:00Z").await;
@@ -267,13 +279,13 @@ async fn a_report_that_was_made_and_could_not_be_fetched_is_asked_for_again_and_
 #[tokio::test(flavor = "multi_thread")]
 async fn a_report_under_way_goes_on_under_a_new_key_when_a_person_says_that_it_is_the_same_shops() {
     let shop = shop().await;
-    let begun = begun(&shop, "2026-03-03..2026-03-03", &[]).await;
+    let first = begun(&shop, "2026-03-03..2026-03-03", &[]).await;
     // Its lease is over.
     shop.advance(Duration::from_secs(61)).await;
     shop.sandbox.set_credentials(Credentials { bik_key: "fresh".into(), ..Credentials::default() });
     std::fs::write(shop.folder.path().join("key"), "fresh").unwrap();
     shop.accounts(&[("bik", "key", "file:key")]);
-    let id = &begun[..8];
+    let id = &first[..8];
     let run_job = ["run-job", "engagement", "--window", "2026-03-03..2026-03-03", "--format", "json"];
     let (cancel, retry) = (format!("reportd cancel {id}"), format!("reportd retry {id}"));
     let told = shop.run(&["status"]).await.expect(1).stdout;
@@ -282,7 +294,15 @@ async fn a_report_under_way_goes_on_under_a_new_key_when_a_person_says_that_it_i
     shop.run(&["cancel", id]).await.expect(0);
     shop.run(&["retry", id]).await.expect(0);
     let ran = shop.run(&run_job).await.expect(0).json().remove(0);
-    assert_eq!((ran["run_id"].as_str(), shop.sandbox.mails().len()), (Some(begun.as_str()), 1));
+    assert_eq!((ran["run_id"].as_str(), shop.sandbox.mails().len()), (Some(first.as_str()), 1));
+    // Who says nothing of the kind has the report made anew.
+    let other = begun(&shop, "2026-03-04..2026-03-04", &[]).await;
+    shop.run(&["cancel", &other]).await.expect(0);
+    std::fs::write(shop.folder.path().join("key"), "fresher").unwrap();
+    shop.sandbox.set_credentials(Credentials { bik_key: "fresher".into(), ..Credentials::default() });
+    let anew = ["run-job", "engagement", "--window", "2026-03-04..2026-03-04", "--format", "json"];
+    let anew = shop.run(&anew).await.expect(0).json().remove(0);
+    assert_eq!((anew["run_id"] == other.as_str(), shop.sandbox.mails().len()), (false, 3));
     let history = shop.run(&["show", id]).await.expect(0).stdout;
     assert!(history.contains("goes on with its ticket, as another account"), "{history}");
     shop.run(&["status"]).await.expect(0);

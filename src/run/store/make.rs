@@ -36,11 +36,7 @@ pub struct NewRun {
     pub not_before: Option<DateTime<Utc>>,
     /// The frozen request.
     pub request: Value,
-    /// The hash of what it asks for, whatever the window and whomever it is mailed to.
-    pub content_hash: String,
-    /// Whom BIK mails.
-    pub emails: Vec<String>,
-    /// That mail is for no reader of it: a report that was mailed to others serves as well.
+    /// BIK's mail is for no reader of it: a report that was mailed to others serves as well.
     pub quiet: bool,
     /// Base URL it may be worked with.
     pub base_url: String,

@@ -4,7 +4,7 @@
 use std::collections::HashSet;
 
 use chrono::{DateTime, Utc};
-use serde_json::{Value, json};
+use serde_json::Value;
 use uuid::Uuid;
 
 use super::make::NewRun;
@@ -64,15 +64,16 @@ pub(super) async fn revivable(
                 newest.window_start, newest.window_end
          FROM (SELECT DISTINCT *
                FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bool[], $5::bool[], $6::bool[], $7::bool[],
-                           $8::text[], $9::text[], $10::text[], $11::text[], $12::text[])
+                           $8::text[], $9::text[], $10::text[], $11::text[])
                    AS w (series_id, window_start, window_end, provisional, scheduled, quiet, may_repeat, base_url, account,
-                         content_hash, emails, notices)) w
+                         request, notices)) w
          CROSS JOIN LATERAL (
              SELECT ended.* FROM runs ended
              WHERE series_id = w.series_id AND window_start = w.window_start AND window_end = w.window_end
                AND (state = 'failed' AND failure_class IN ('deadline', 'gave_up', 'crash_loop')
                     OR state IN ('failed', 'cancelled') AND NOT w.may_repeat)
-               AND request->>'content_hash' = w.content_hash AND (w.quiet OR (request->'emails')::jsonb @> w.emails::jsonb)
+               AND request->>'content_hash' = w.request::json->>'content_hash'
+               AND (w.quiet OR (request->'emails')::jsonb @> (w.request::json->'emails')::jsonb)
                AND (w.provisional OR NOT provisional)
                AND (SELECT count(*) FROM remote_tasks WHERE run_id = ended.id AND outcome = 'created'
                         AND finished_at IS NULL AND base_url = w.base_url
@@ -98,8 +99,7 @@ pub(super) async fn revivable(
     .bind(column(&asked, |new| new.may_repeat))
     .bind(column(&asked, |new| new.base_url.clone()))
     .bind(column(&asked, |new| new.account.clone()))
-    .bind(column(&asked, |new| new.content_hash.clone()))
-    .bind(column(&asked, |new| json!(new.emails).to_string()))
+    .bind(column(&asked, |new| new.request.to_string()))
     .bind(column(&asked, |new| new.notices.as_ref().map(Value::to_string)))
     .fetch_all(executor)
     .await

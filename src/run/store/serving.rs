@@ -6,8 +6,7 @@ use sqlx::FromRow;
 use sqlx::postgres::PgListener;
 use uuid::Uuid;
 
-use super::claim::Claimed;
-use super::claim::Identity;
+use super::claim::{Claimed, Identity};
 use super::{LEASE, RunStore, StoreError, doing};
 
 /// The answer to the one question of each pulse.
