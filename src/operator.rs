@@ -67,7 +67,7 @@ where
             })
         }
         PastCreates::Doubtful if !repeatable => {
-            let id = crate::worker::step::short(run.id);
+            let id = crate::run::short(run.id);
             let message = format!(
                 "an earlier create of this run may have taken effect, and people may have been mailed: look in the vendor's \
                  report history, then reportd resolve {id} --ticket ID | --not-created | --file PATH | --give-up"

@@ -20,6 +20,7 @@ use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, Files};
 use crate::plan::Planned;
 use crate::request::{Request, Vendor};
+use crate::run::short;
 use crate::run::store::StoreError;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::{Run, State, Trigger};
@@ -27,7 +28,6 @@ use crate::view::RunView;
 use crate::worker::drive::Driven;
 use crate::worker::herald;
 use crate::worker::open::Opening;
-use crate::worker::step::short;
 use crate::yaml::parse_duration;
 
 /// Runs of one account that are carried on at once. Most of them wait at any time, and the accounts' own limits hold whatever
@@ -243,11 +243,9 @@ pub(super) async fn run_one(
     };
     let run = match opening {
         Opening::Held(row, files) => return Ok(held(fire, &row, &files)),
-        Opening::Made(run) => {
-            if fire.vendor == Vendor::Bik
-                && let Some(earlier) = worker.store.doubtful_before(&run).await?
-            {
-                let earlier = short(earlier);
+        Opening::Made(run, doubt) => {
+            if let Some(doubt) = doubt {
+                let earlier = short(doubt.run_id);
                 board.say(
                     &name,
                     &format!("run {earlier} of this window may have been made and mailed too (show {earlier})"),

@@ -21,8 +21,9 @@ use crate::coverage::look::{BATCH, Calendar, Look};
 use crate::coverage::pace::{Pace, Work, finish};
 use crate::job::resolve::Mailing;
 use crate::job::series_name;
-use crate::plan::{Covering, Planned, planned};
-use crate::request::{OnUnknown, Vendor};
+use crate::plan::Planned;
+use crate::request::Vendor;
+use crate::request::window::Window;
 use crate::run::Trigger;
 use crate::view::PlanView;
 
@@ -169,14 +170,13 @@ impl Fill {
                 if calendar.cells.iter().any(|cell| cell.state == State::NeedsYou) {
                     looked.undone.push(Exit::Held);
                 }
-                left.extend(self.leave_doubtful(app, &mut calendar, &mut looked).await?);
                 // An earlier fill that was interrupted: its runs are carried on, as `run-job` does.
                 let (ours, others): (Vec<Cell>, Vec<Cell>) =
                     std::mem::take(&mut calendar.cells).into_iter().partition(|cell| {
                         cell.state == State::InFlight && cell.run.is_some_and(|run| by_hand.contains(&run))
                     });
                 // Should one have ended by then, nothing is made in its place that was not announced.
-                let attached = |cell: &Cell| Planned { goes_on: true, ..self.fire(&calendar, cell) };
+                let attached = |cell: &Cell| Planned { goes_on: true, ..calendar.fire(cell, self.mailing()) };
                 looked.attached.extend(ours.iter().map(attached));
                 calendar.cells = others;
                 if self.all && !calendar.scheduled {
@@ -184,9 +184,12 @@ impl Fill {
                     calendar.cells.retain(|cell| !cell.state.is_gap());
                 }
                 left.extend(left_alone(&calendar));
-                if let Some(part) = self.part(app, &calendar).await? {
-                    looked.parts.push(part);
+                let (part, doubtful) = self.part(app, &mut calendar).await?;
+                if !doubtful.is_empty() {
+                    looked.undone.push(Exit::Held);
                 }
+                left.extend(doubtful);
+                looked.parts.extend(part);
             }
         }
         for line in left.iter().take(LINES) {
@@ -198,58 +201,31 @@ impl Fill {
         Ok(looked)
     }
 
-    /// Takes the windows out for which BIK may have made, and mailed, a report that nobody knows about: they are a person's.
-    async fn leave_doubtful(
-        &self,
-        app: &App,
-        calendar: &mut Calendar<'_>,
-        looked: &mut Looked,
-    ) -> Result<Option<String>, Failure> {
-        let job = calendar.job;
-        if job.vendor() != Vendor::Bik || job.policy.on_unknown == OnUnknown::Resubmit {
-            return Ok(None);
-        }
-        let doubtful = app.worker.store.doubtful_of(&calendar.ids).await?;
-        let of = |cell: &Cell| {
-            let same = |(start, end, _): &&(_, _, Uuid)| (*start, *end) == (cell.window.start(), cell.window.end());
-            doubtful.iter().find(same).filter(|_| cell.state.is_gap()).map(|(_, _, run)| *run)
+    fn mailing(&self) -> Mailing {
+        if self.mail { Mailing::Job } else { Mailing::Quiet }
+    }
+
+    /// What is to be fetched of a series, and a line for each gap that is left to a person.
+    async fn part(&self, app: &App, calendar: &mut Calendar<'_>) -> Result<(Option<Part>, Vec<String>), Failure> {
+        let mut fires = calendar.fires(self.mailing());
+        let doubtful = app.worker.weigh(&mut fires, &calendar.ids).await?;
+        let doubt = |window: &Window| {
+            doubtful.iter().find(|one| (one.window_start, one.window_end) == (window.start(), window.end()))
         };
-        let found: Vec<(String, Uuid)> =
-            calendar.cells.iter().filter_map(|cell| Some((cell.window.label(), of(cell)?))).collect();
-        let Some((label, run)) = found.first() else { return Ok(None) };
-        looked.undone.push(Exit::Held);
-        let run = crate::worker::step::short(*run);
-        let more = if found.len() > 1 { format!(" and {} more", found.len() - 1) } else { String::new() };
-        let line = format!(
-            "reportd: {} {label}{more} is left alone: an earlier run may have been made and mailed without anybody knowing. \
-             `reportd retry {run}` holds it for your word; `reportd run-job` over the window sends it anew",
-            calendar.name()
-        );
-        let kept = std::mem::take(&mut calendar.cells).into_iter().filter(|cell| of(cell).is_none()).collect();
-        calendar.cells = kept;
-        Ok(Some(line))
-    }
-
-    fn fire(&self, calendar: &Calendar<'_>, cell: &Cell) -> Planned {
-        let mailing = if self.mail { Mailing::Job } else { Mailing::Quiet };
-        let covering = Some(Covering::Window(cell.window));
-        let fire_at = cell.fire_at.unwrap_or(cell.window.end());
-        let fire = planned(calendar.job, calendar.series, calendar.connection, fire_at, covering, mailing);
-        Planned { provisional: cell.provisional, ..fire }
-    }
-
-    async fn part(&self, app: &App, calendar: &Calendar<'_>) -> Result<Option<Part>, Failure> {
-        let fire = |cell: &Cell| self.fire(calendar, cell);
-        // In order of time: the oldest first.
-        let mut fires: Vec<Planned> = calendar.cells.iter().filter(|cell| cell.state.is_gap()).map(fire).collect();
+        let line = |fire: &Planned| {
+            let window = fire.window?;
+            Some(format!("reportd: {} {} is left alone: {}", calendar.name(), window.label(), doubt(&window)?.advice()))
+        };
+        let lines = fires.iter().filter_map(line).collect();
+        fires.retain(|fire| fire.window.is_none_or(|window| doubt(&window).is_none()));
+        calendar.cells.retain(|cell| !cell.state.is_gap() || doubt(&cell.window).is_none());
         if fires.is_empty() {
-            return Ok(None);
+            return Ok((None, lines));
         }
         let gaps = words::gaps(calendar);
         let ranges = gaps.iter().filter(|gap| gap.state.is_gap());
         let ranges = ranges.map(|gap| format!("{} {}", gap.range(), gap.state)).collect();
-        app.worker.mark_going_on(&mut fires, &calendar.ids).await?;
-        Ok(Some(Part { name: calendar.name(), ids: calendar.ids.clone(), fires, ranges }))
+        Ok((Some(Part { name: calendar.name(), ids: calendar.ids.clone(), fires, ranges }), lines))
     }
 
     /// Says what is about to be done.
@@ -360,7 +336,7 @@ fn left_alone(calendar: &Calendar<'_>) -> Vec<String> {
     let line = |state: State| {
         let gaps: Vec<_> = gaps.iter().filter(|gap| gap.state == state).collect();
         let first = gaps.first()?;
-        let run = first.cells.first().and_then(Cell::run_id).map(crate::worker::step::short).unwrap_or_default();
+        let run = first.cells.first().and_then(Cell::run_id).map(crate::run::short).unwrap_or_default();
         let why = match state {
             State::NeedsYou => format!("a run waits for a person: `reportd show {run}`"),
             State::InFlight => "a run works on it".to_owned(),

@@ -9,8 +9,8 @@ use crate::app::{App, ArchiveUse, Selection};
 use crate::operator::{self, OperatorError};
 use crate::request::window::Window;
 use crate::run::State;
+use crate::run::short;
 use crate::view::RunView;
-use crate::worker::step::short;
 
 #[derive(Debug, Args)]
 pub(super) struct Retry {

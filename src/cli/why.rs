@@ -11,10 +11,10 @@ use crate::fire::rule::Rule;
 use crate::fire::span;
 use crate::job::schedule::Schedule;
 use crate::request::window::rfc3339_in;
+use crate::run::short;
 use crate::selected::select;
 use crate::view::WindowView;
 use crate::why::{self, Asked, WhyError};
-use crate::worker::step::short;
 
 #[derive(Debug, Args)]
 pub(super) struct Why {

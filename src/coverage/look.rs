@@ -18,7 +18,7 @@ use crate::connection::Connection;
 use crate::fire::rule::{Rule, Rules};
 use crate::job::resolve::Mailing;
 use crate::job::{Job, Series, series_name};
-use crate::plan::{Covering, planned};
+use crate::plan::{Covering, Planned, planned};
 use crate::request::window::Window;
 use crate::run::store::StoreError;
 use crate::run::store::calendar::{Range, SeriesRow};
@@ -74,6 +74,20 @@ impl Calendar<'_> {
     /// `job@connection`.
     pub fn name(&self) -> String {
         series_name(&self.job.name, &self.connection.name)
+    }
+
+    /// What fetches a cell's window.
+    pub fn fire(&self, cell: &Cell, mailing: Mailing) -> Planned {
+        let covering = Some(Covering::Window(cell.window));
+        let fire_at = cell.fire_at.unwrap_or(cell.window.end());
+        let fire = planned(self.job, self.series, self.connection, fire_at, covering, mailing);
+        Planned { provisional: cell.provisional, ..fire }
+    }
+
+    /// What fetches its gaps, the oldest first.
+    pub fn fires(&self, mailing: Mailing) -> Vec<Planned> {
+        let gaps = self.cells.iter().filter(|cell| cell.state.is_gap());
+        gaps.map(|cell| self.fire(cell, mailing)).collect()
     }
 
     /// How many cells are in a state.

@@ -18,6 +18,11 @@ use uuid::Uuid;
 
 pub use state::State;
 
+/// The first eight digits of a run's id, which name it on the command line.
+pub fn short(id: Uuid) -> String {
+    id.simple().to_string()[..8].to_owned()
+}
+
 /// Why a run was made.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -20,7 +20,7 @@ use crate::plan::{Covering, planned};
 use crate::request::window::Window;
 use crate::run::Trigger;
 use crate::run::store::firing::{Decided, DueSeries, Made, Settled};
-use crate::run::store::make::NewRun;
+use crate::run::store::make::{NewRun, Wants};
 use crate::run::store::serving::PulseRow;
 use crate::run::store::{RunStore, StoreError};
 use crate::worker::open::new_run;
@@ -226,7 +226,7 @@ fn scheduled(
     Ok(NewRun {
         provisional: rule.provisional(),
         not_before: window.end().checked_add_signed(delay),
-        again: job.refetch,
+        wants: if job.refetch { Wants::Another } else { Wants::Report },
         ..new_run(&plan, Trigger::Schedule, &account)?
     })
 }

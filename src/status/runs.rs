@@ -25,7 +25,7 @@ pub(super) fn items(facts: &Facts) -> Vec<Item> {
 
 /// The first eight digits, which name a run.
 fn short(run: Uuid) -> String {
-    crate::worker::step::short(run)
+    crate::run::short(run)
 }
 
 fn breakers(facts: &Facts) -> Vec<Item> {
@@ -98,7 +98,12 @@ fn blocked_item(facts: &Facts, row: &LiveRow) -> Option<Item> {
                 (
                     "another account than the config has now".to_owned(),
                     format!(
-                        "if it is the same shop's under a new key: reportd cancel {run}, and then reportd retry {run}"
+                        "if it is the same shop's under a new key: reportd cancel {run}, and then reportd retry {run}{}",
+                        if row.runs > 1 {
+                            format!(" (and so with each of reportd runs {name})")
+                        } else {
+                            String::new()
+                        }
                     ),
                 )
             } else {

@@ -140,7 +140,7 @@ impl Worker {
                 run.base_url,
                 run.connection,
                 account.base_url,
-                super::step::short(run.id)
+                crate::run::short(run.id)
             ));
         }
         if run.account != secrets.account && !run.account.is_empty() {
@@ -148,7 +148,7 @@ impl Worker {
                 "the run was made for another account than connection {} has now: bring that back, or, if it is the same \
                  shop's, `reportd cancel {run}`, and then `reportd retry {run}`",
                 run.connection,
-                run = super::step::short(run.id)
+                run = crate::run::short(run.id)
             ));
         }
         Ok((account.base_url.clone(), secrets.account.clone()))

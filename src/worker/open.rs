@@ -13,7 +13,8 @@ use crate::archive::{Archive, ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
 use crate::delivery::notice::Notices;
 use crate::plan::Planned;
-use crate::run::store::make::{NewRun, Opened};
+use crate::run::store::doubt::Doubtful;
+use crate::run::store::make::{NewRun, Opened, Second, Wants};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{Run, State, Trigger};
@@ -69,8 +70,8 @@ pub enum OpenError {
 pub enum Opening {
     /// The archive holds it.
     Held(Box<RevisionRow>, Vec<ArtifactRow>),
-    /// A run for it was made now.
-    Made(Box<Run>),
+    /// A run for it was made now, although an earlier report of it may be made and mailed as well.
+    Made(Box<Run>, Option<Doubtful>),
     /// A run works on it already.
     Attached(Box<Run>),
 }
@@ -104,17 +105,20 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
         base_url: request.base_url.clone(),
         account: account.to_owned(),
         notices: frozen(&planned.notices(trigger.as_str()))?,
-        again: false,
-        may_repeat: request.shape.may_repeat(),
         quiet: planned.quiet,
-        heeds_doubt: !request.may_repeat(),
-        only_goes_on: planned.goes_on,
+        second: match (request.shape.may_repeat(), request.may_repeat()) {
+            (true, _) => Second::Harmless,
+            (false, true) => Second::Borne,
+            (false, false) => Second::Mailed,
+        },
+        wants: if planned.goes_on { Wants::GoingOn } else { Wants::Report },
     })
 }
 
 impl Worker {
-    /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket.
-    pub async fn mark_going_on(&self, fires: &mut [Planned], series: &[i64]) -> Result<(), OpenError> {
+    /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket, and returns
+    /// those that it leaves to a person.
+    pub async fn weigh(&self, fires: &mut [Planned], series: &[i64]) -> Result<Vec<Doubtful>, OpenError> {
         let new = |fire: &Planned| {
             // What has no task has no ticket.
             fire.request.as_ref().filter(|request| request.shape.creates())?;
@@ -129,7 +133,9 @@ impl Worker {
         for fire in fires {
             fire.goes_on = fire.window.is_some_and(|window| windows.contains(&(window.start(), window.end())));
         }
-        Ok(())
+        let mut doubtful = self.store.doubtful(&wanted).await?;
+        doubtful.retain(|one| !windows.contains(&(one.window_start, one.window_end)));
+        Ok(doubtful)
     }
 
     /// Makes sure that archive and database know each other; bonds them when both are new.
@@ -192,10 +198,11 @@ impl Worker {
             source,
         })?;
         let new = new_run(planned, trigger, &secrets.account).map_err(OpenError::Nothing)?;
-        let new = NewRun { provisional, again, ..new };
+        let wants = if again { Wants::Another } else { new.wants };
+        let new = NewRun { provisional, wants, ..new };
         Ok(match self.store.open(&new).await? {
             Opened::Held(row) => return self.held(series, row).await,
-            Opened::Made(run) => Opening::Made(Box::new(run)),
+            Opened::Made(run, doubt) => Opening::Made(Box::new(run), doubt),
             Opened::Attached(run) => Opening::Attached(Box::new(run)),
         })
     }

@@ -246,7 +246,7 @@ impl Worker {
         // A ticket in hand outlives a database that is away for a moment: without it nobody could ask for the report.
         let patience = Instant::now() + TICKET_PATIENCE;
         while let Err(error @ (StoreError::Database { .. } | StoreError::Silent { .. })) = &recorded {
-            let (run, error) = (short(hand.run().id), crate::telemetry::Chain(error).to_string());
+            let (run, error) = (crate::run::short(hand.run().id), crate::telemetry::Chain(error).to_string());
             if Instant::now() > patience {
                 tracing::error!(
                     "ticket {id} of run {run} could not be recorded ({error}); when the database is back: \
@@ -351,11 +351,6 @@ impl Worker {
         let why = "a worker died while its call was under way";
         self.unknown(hand, why).await
     }
-}
-
-/// The first eight digits of a run's id, which name it on the command line.
-pub fn short(id: Uuid) -> String {
-    id.simple().to_string()[..8].to_owned()
 }
 
 /// Whether an answer shows that the vendor accepts our credentials.

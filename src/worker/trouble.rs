@@ -7,11 +7,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 
 use super::hand::Hand;
-use super::step::{Stepped, short};
+use super::step::Stepped;
 use super::{Worker, jitter};
 use crate::crash;
 use crate::request::{Seen, Vendor};
 use crate::run::retry::back_off;
+use crate::run::short;
 use crate::run::state::{Event, State};
 use crate::run::store::StoreError;
 use crate::run::store::claim::Claimed;

@@ -119,7 +119,7 @@ pub(super) async fn late(store: &RunStore, listeners: &[Listener], back: Duratio
 fn late_joining(fire: &LateRow, window: &Window, listener: &Listener, notice: &Notice) -> Joining {
     let after = show_duration(listener.late_after.unwrap_or_default());
     let state = match (&fire.run_id, &fire.run_state) {
-        (Some(run), Some(state)) => format!("run {} is {state}", super::step::short(*run)),
+        (Some(run), Some(state)) => format!("run {} is {state}", crate::run::short(*run)),
         _ => "no run is at it".to_owned(),
     };
     let fire_at = crate::request::window::rfc3339_in(fire.fire_at, listener.zone);

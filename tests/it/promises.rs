@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use reportd::run::store::make::{NewRun, Opened};
+use reportd::run::store::make::{NewRun, Opened, Wants};
 use reportd::sandbox::{Credentials, Vendor};
 use rustix::process::Signal;
 
@@ -242,19 +242,21 @@ async fn a_schedule_sends_nothing_while_nobody_knows_what_became_of_an_earlier_c
     shop.until_count("SELECT count(*) FROM fires", 2).await;
     serving.stop().await;
     assert_eq!(shop.ledger("engagement").await, ["2026-03-10T07:00 fired", "2026-03-10T19:00 skipped"]);
-    assert!(shop.reasons("engagement").await[1].contains(&format!("reportd retry {id} holds it for your word")));
+    assert!(
+        shop.reasons("engagement").await[1].contains(&format!("reportd retry {} holds it for your word", &id[..8]))
+    );
     assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (1, 1));
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_window_that_was_to_go_on_with_its_ticket_is_not_sent_anew_when_it_cannot_by_then() {
     let shop = Shop::open().await;
-    let only_goes_on = NewRun { only_goes_on: true, ..new_run(3) };
+    let only_goes_on = NewRun { wants: Wants::GoingOn, ..new_run(3) };
     let refused = shop.store().open(&only_goes_on).await.unwrap_err().to_string();
     assert!(refused.contains("does not go on with its ticket any more"), "{refused}");
     assert_eq!(shop.number("SELECT count(*) FROM runs").await, 0);
     let live = shop.store().open(&new_run(3)).await.unwrap();
-    assert!(matches!(live, Opened::Made(_)), "{live:?}");
+    assert!(matches!(live, Opened::Made(..)), "{live:?}");
     assert!(matches!(shop.store().open(&only_goes_on).await.unwrap(), Opened::Attached(_)));
 }
 
@@ -295,17 +297,61 @@ async fn a_report_under_way_goes_on_under_a_new_key_when_a_person_says_that_it_i
     shop.run(&["retry", id]).await.expect(0);
     let ran = shop.run(&run_job).await.expect(0).json().remove(0);
     assert_eq!((ran["run_id"].as_str(), shop.sandbox.mails().len()), (Some(first.as_str()), 1));
-    // Who says nothing of the kind has the report made anew.
+    // Who asks for its window by hand, and says nothing of the kind, has the report made anew.
     let other = begun(&shop, "2026-03-04..2026-03-04", &[]).await;
     shop.run(&["cancel", &other]).await.expect(0);
     std::fs::write(shop.folder.path().join("key"), "fresher").unwrap();
     shop.sandbox.set_credentials(Credentials { bik_key: "fresher".into(), ..Credentials::default() });
     let anew = ["run-job", "engagement", "--window", "2026-03-04..2026-03-04", "--format", "json"];
-    let anew = shop.run(&anew).await.expect(0).json().remove(0);
+    let anew = shop.run(&anew).await.expect(0);
+    let anew = anew.says(&format!("run {} of this window may have been made and mailed too", &other[..8]));
+    let anew = anew.json().remove(0);
     assert_eq!((anew["run_id"] == other.as_str(), shop.sandbox.mails().len()), (false, 3));
     let history = shop.run(&["show", id]).await.expect(0).stdout;
     assert!(history.contains("goes on with its ticket, as another account"), "{history}");
     shop.run(&["status"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_made_with_another_key_is_made_anew_by_nobody_but_a_person() {
+    let shop = Shop::open().await;
+    shop.clock("2026-03-10T06:00:00Z").await;
+    let job = format!("zone: UTC\nschedule: \"0 7 * * *\"\nsince: 2026-03-09\ngive_up: 0\n{ENGAGEMENT}");
+    shop.job("engagement", &job);
+    shop.without_waits().await;
+    let first = begun(&shop, "2026-03-09..2026-03-09", &["--mail"]).await;
+    let ticket: String = shop.one("SELECT remote_id FROM remote_tasks").await;
+    shop.advance(Duration::from_secs(61)).await;
+    let id = &first[..8];
+    shop.run(&["cancel", id]).await.expect(0);
+    let key = |key: &str| {
+        std::fs::write(shop.folder.path().join("key"), key).unwrap();
+        shop.accounts(&[("bik", "key", "file:key")]);
+    };
+    key("fresh");
+    shop.sandbox.set_credentials(Credentials { bik_key: "fresh".into(), ..Credentials::default() });
+    let serving = shop.serve().await;
+    shop.clock("2026-03-10T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM fires WHERE fire_at >= '2026-03-10'", 1).await;
+    serving.stop().await;
+    let why: String = shop.one("SELECT outcome || ': ' || reason FROM fires WHERE fire_at >= '2026-03-10'").await;
+    let advice = format!("made with another key, may be mailed: reportd retry {id} goes on with it");
+    assert!(why.starts_with("skipped: ") && why.contains(&advice), "{why}");
+    let span = ["--from", "2026-03-09", "--to", "2026-03-09"];
+    shop.run(&[&["fill", "engagement"], &span[..]].concat()).await.expect(3).says(&advice);
+    let calendar = shop.run(&[&["coverage", "engagement"], &span[..]].concat()).await.expect(0).stdout;
+    assert!(calendar.contains(&format!("2026-03-09: an earlier run, {advice}")), "{calendar}");
+    assert!(!calendar.contains("reportd fill"), "what fill leaves alone is no command for it: {calendar}");
+    // A key that does not know the report proves nothing: it may be another shop's.
+    shop.fault("bik.getReportById=404:1");
+    shop.run(&["retry", id]).await.expect(0);
+    let run_job = ["run-job", "engagement", "--window", "2026-03-09..2026-03-09", "--mail", "--format", "json"];
+    let held = shop.run(&run_job).await.expect(3).json().remove(0);
+    assert_eq!((held["run_id"].as_str(), shop.sandbox.mails().len()), (Some(first.as_str()), 1));
+    shop.run(&["resolve", id, "--ticket", &ticket]).await.expect(0);
+    let ran = shop.run(&run_job).await.expect(0).json().remove(0);
+    assert_eq!((ran["run_id"].as_str(), shop.sandbox.mails().len()), (Some(first.as_str()), 1));
+    shop.run(&[&["coverage", "engagement", "--check"], &span[..]].concat()).await.expect(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use chrono::{DateTime, TimeDelta, Utc};
 use reportd::run::store::claim::Claimed;
 use reportd::run::store::firing::{Decided, Made, Settled};
-use reportd::run::store::make::NewRun;
+use reportd::run::store::make::{NewRun, Second, Wants};
 use reportd::run::store::permit::{Admission, Intent, Permit};
 use reportd::run::store::revision::RevisionRow;
 use reportd::run::store::serving::{Claimant, Replica};
@@ -237,7 +237,7 @@ fn decided(run: NewRun) -> Decided {
 
 /// A run of a schedule.
 fn scheduled(day: u32) -> NewRun {
-    NewRun { trigger: Trigger::Schedule, ..new_run(day) }
+    NewRun { trigger: Trigger::Schedule, second: Second::Mailed, ..new_run(day) }
 }
 
 async fn settle(store: &RunStore, id: i64, decided: Vec<Decided>) -> Made {
@@ -304,13 +304,13 @@ async fn a_decided_instant_makes_one_run_or_says_what_covers_its_window() {
 
     // The same instants once more, as of a cursor that was set back: the ledger's key keeps the first decision.
     let before = ledger(&shop).await;
-    let refetched = NewRun { again: true, ..scheduled(1) };
+    let refetched = NewRun { wants: Wants::Another, ..scheduled(1) };
     assert_eq!(settle(&store, id, vec![decided(refetched), decided(scheduled(3))]).await, Made::default());
     assert_eq!(ledger(&shop).await, before);
     // A provisional one is enough for a provisional one, and refetch asks whatever is held, but not twice at once.
     let so_far = NewRun { provisional: true, fire_at: scheduled(8).fire_at, ..scheduled(1) };
-    let again = NewRun { again: true, fire_at: scheduled(9).fire_at, ..scheduled(1) };
-    let again_too = NewRun { again: true, fire_at: scheduled(10).fire_at, ..scheduled(1) };
+    let again = NewRun { wants: Wants::Another, fire_at: scheduled(9).fire_at, ..scheduled(1) };
+    let again_too = NewRun { wants: Wants::Another, fire_at: scheduled(10).fire_at, ..scheduled(1) };
     let made = settle(&store, id, vec![decided(so_far), decided(again), decided(again_too)]).await;
     assert_eq!(made.runs, 1);
     let last: Vec<String> = ledger(&shop).await[6..].iter().map(|(_, outcome, _)| outcome.clone()).collect();

@@ -9,7 +9,7 @@ use chrono::{DateTime, Utc};
 use reportd::request::Seen;
 use reportd::run::state::{Event, State};
 use reportd::run::store::claim::{Claimed, Identity};
-use reportd::run::store::make::{NewRun, Opened};
+use reportd::run::store::make::{NewRun, Opened, Second, Wants};
 use reportd::run::store::permit::{Admission, Intent, Permit};
 use reportd::run::store::progress::{Later, Outcome};
 use reportd::run::store::query::Filter;
@@ -46,14 +46,12 @@ pub fn new_run(day: u32) -> NewRun {
         window_zone: "UTC",
         window_label: start.format("%Y-%m-%d").to_string(),
         provisional: false,
-        again: false,
-        may_repeat: true,
         fire_at: start,
         not_before: None,
         request: json!({ "content_hash": "asked", "emails": [] }),
         quiet: true,
-        heeds_doubt: true,
-        only_goes_on: false,
+        second: Second::Harmless,
+        wants: Wants::Report,
         base_url: HERE.into(),
         notices: None,
         account: "a".into(),
@@ -71,7 +69,7 @@ pub fn seen(status: &str) -> Seen {
 
 pub fn run_of(opened: Opened) -> Run {
     match opened {
-        Opened::Made(run) | Opened::Attached(run) => run,
+        Opened::Made(run, _) | Opened::Attached(run) => run,
         Opened::Held(row) => panic!("{row:?} is held"),
     }
 }

@@ -24,7 +24,9 @@ use crate::coverage::Span;
 use crate::coverage::cell::State;
 use crate::coverage::look::{BATCH, Calendar, Look, LookError};
 use crate::coverage::verify::Checked;
+use crate::job::resolve::Mailing;
 use crate::job::{Job, Series};
+use crate::run::store::doubt::Doubtful;
 use crate::view::CoverageView;
 use paint::Paint;
 
@@ -132,7 +134,10 @@ impl Coverage {
                 if cx.json() {
                     lines(&calendar);
                 } else if self.selection.is_some() {
-                    say(&page(&calendar, paint, total.series > 0));
+                    // What `fill` would ask by default.
+                    let mut fires = calendar.fires(Mailing::Quiet);
+                    let doubtful = app.worker.weigh(&mut fires, &calendar.ids).await?;
+                    say(&page(&calendar, &doubtful, paint, total.series > 0));
                 } else {
                     strips.add(&calendar);
                 }
@@ -188,12 +193,12 @@ fn lines(calendar: &Calendar<'_>) {
 }
 
 /// One series: its calendar, the legend, and what is not held.
-fn page(calendar: &Calendar<'_>, paint: Paint, further: bool) -> String {
+fn page(calendar: &Calendar<'_>, doubtful: &[Doubtful], paint: Paint, further: bool) -> String {
     let mut out = if further { "\n".to_owned() } else { String::new() };
     out.push_str(&words::title(calendar));
     out.push('\n');
     if !calendar.scheduled {
-        out.push_str(&words::held(calendar, paint));
+        out.push_str(&words::held(calendar, doubtful, paint));
         return out.trim_end().to_owned();
     }
     if calendar.cells.is_empty() {
@@ -205,7 +210,7 @@ fn page(calendar: &Calendar<'_>, paint: Paint, further: bool) -> String {
     out.push('\n');
     out.push_str(&paint.legend(calendar.cells.iter().map(|cell| cell.state)));
     out.push_str("\n\n");
-    out.push_str(&words::summary(calendar));
+    out.push_str(&words::summary(calendar, doubtful));
     out.trim_end().to_owned()
 }
 

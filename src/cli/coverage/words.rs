@@ -5,9 +5,9 @@ use chrono::NaiveDate;
 use super::paint::Paint;
 use crate::coverage::cell::{Cell, State};
 use crate::coverage::look::Calendar;
-use crate::request::Vendor;
 use crate::request::window::Window;
-use crate::worker::step::short;
+use crate::run::short;
+use crate::run::store::doubt::Doubtful;
 
 /// Ranges of one state that are listed; more are counted.
 const LISTED: usize = 8;
@@ -72,7 +72,7 @@ pub(super) fn title(calendar: &Calendar<'_>) -> String {
 }
 
 /// Counts, and what is not held with the command that ends it.
-pub(super) fn summary(calendar: &Calendar<'_>) -> String {
+pub(super) fn summary(calendar: &Calendar<'_>, doubtful: &[Doubtful]) -> String {
     let (all, held) = (calendar.cells.len(), calendar.cells.iter().filter(|cell| cell.state.is_held()).count());
     let or_waived = if calendar.count(State::Waived) > 0 { " or waived" } else { "" };
     let mut out = match (all, held) {
@@ -80,6 +80,17 @@ pub(super) fn summary(calendar: &Calendar<'_>) -> String {
         (all, held) if all == held => format!("all {all} windows are held{or_waived}\n"),
         (all, held) => format!("{held} of {all} windows are held{or_waived}\n"),
     };
+    out.push_str(&remedies(calendar, doubtful));
+    if calendar.besides > 0 {
+        let besides = counted(calendar.besides, "window");
+        out.push_str(&format!("\nheld besides: {besides} that the schedule does not name\n"));
+    }
+    out
+}
+
+/// What is not held, each state with the commands that end it.
+fn remedies(calendar: &Calendar<'_>, doubtful: &[Doubtful]) -> String {
+    let mut out = String::new();
     let gaps = gaps(calendar);
     for state in State::ALL {
         let gaps: Vec<_> = gaps.iter().filter(|gap| gap.state == state).collect();
@@ -90,38 +101,51 @@ pub(super) fn summary(calendar: &Calendar<'_>) -> String {
             ranges.push(format!("and {} more stretches", gaps.len() - LISTED));
         }
         out.push_str(&format!("\n{count} {}   {}\n", state.as_str().replace('_', " "), ranges.join(", ")));
-        for line in what_to_do(calendar, state, first.cells) {
+        let of_state: Vec<&Cell> = calendar.cells.iter().filter(|cell| cell.state == state).collect();
+        let left_alone = if state.is_gap() { left_alone(&of_state, doubtful) } else { Vec::new() };
+        let can_fill = left_alone.len() < of_state.len();
+        for line in what_to_do(calendar, state, first.cells, can_fill) {
             out.push_str(&format!("    {line}\n"));
         }
-    }
-    if calendar.besides > 0 {
-        let besides = counted(calendar.besides, "window");
-        out.push_str(&format!("\nheld besides: {besides} that the schedule does not name\n"));
+        for line in left_alone.iter().take(LISTED) {
+            out.push_str(&format!("    {line}\n"));
+        }
+        if left_alone.len() > LISTED {
+            out.push_str(&format!("    and {} more like these\n", left_alone.len() - LISTED));
+        }
     }
     out
 }
 
-fn what_to_do(calendar: &Calendar<'_>, state: State, cells: &[Cell]) -> Vec<String> {
+/// The gaps that `fill` leaves to a person, one line each.
+fn left_alone(cells: &[&Cell], doubtful: &[Doubtful]) -> Vec<String> {
+    let line = |cell: &&Cell| {
+        let key = (cell.window.start(), cell.window.end());
+        let doubt = doubtful.iter().find(|one| (one.window_start, one.window_end) == key)?;
+        Some(format!("{}: {}", cell.window.label(), doubt.advice()))
+    };
+    cells.iter().filter_map(line).collect()
+}
+
+/// The commands that end a state; `can_fill`: a `fill` fetches any of its windows.
+fn what_to_do(calendar: &Calendar<'_>, state: State, cells: &[Cell], can_fill: bool) -> Vec<String> {
     let name = calendar.name();
-    let fill = format!("reportd fill {name}");
+    let fill = |why: &str| can_fill.then(|| format!("reportd fill {name}{why}"));
     let run = cells.first().and_then(Cell::run_id).map(short).unwrap_or_default();
     match state {
-        State::Missing | State::Missed => vec![fill],
+        State::Missing | State::Missed => fill("").into_iter().collect(),
         State::Paused => {
             let reason = calendar.job.paused.as_ref().map(|reason| format!("its file says paused: {reason}"));
             let resume = match reason {
                 Some(reason) => reason,
                 None => format!("reportd resume {name}   (fires again, if it is still paused)"),
             };
-            vec![resume, format!("{fill}   (fetches what was paused)")]
+            std::iter::once(resume).chain(fill("   (fetches what was paused)")).collect()
         }
         State::Failed => {
-            let but = match calendar.job.vendor() {
-                // `fill` leaves these to a person.
-                Vendor::Bik => format!("; where BIK may have mailed it nevertheless: reportd retry {run}"),
-                Vendor::Livechat | Vendor::Jaicp => String::new(),
-            };
-            vec![format!("reportd show {run}   (why)"), format!("{fill}   (once more{but})")]
+            let waive = "waive: in the job file   (if it is to stay a gap)".to_owned();
+            let why = std::iter::once(format!("reportd show {run}   (why)"));
+            why.chain(fill("   (once more)")).chain([waive]).collect()
         }
         State::NeedsYou => {
             vec![format!("reportd show {run}   (what for), then reportd resolve {run}, or what it says")]
@@ -184,7 +208,7 @@ fn lacking(calendar: &Calendar<'_>) -> Vec<String> {
 }
 
 /// What is there of a series that no schedule names windows of.
-pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
+pub(super) fn held(calendar: &Calendar<'_>, doubtful: &[Doubtful], paint: Paint) -> String {
     if calendar.cells.is_empty() {
         return "nothing is held, and nothing is expected: the job has no schedule\n".to_owned();
     }
@@ -201,5 +225,6 @@ pub(super) fn held(calendar: &Calendar<'_>, paint: Paint) -> String {
     let held = counted(calendar.cells.iter().filter(|cell| cell.state.is_held()).count(), "window");
     let counts: Vec<String> = std::iter::once(held).chain(lacking(calendar)).collect();
     out.push_str(&format!("held: {}; nothing more is expected, because the job has no schedule\n", counts.join(", ")));
+    out.push_str(&remedies(calendar, doubtful));
     out
 }

@@ -218,19 +218,6 @@ impl RunStore {
         .map_err(doing("look up the unfinished runs that a person made"))
     }
 
-    /// Windows of these series with an ended run one of whose creates may have taken effect without anybody knowing: start,
-    /// end, and that run.
-    pub async fn doubtful_of(&self, series: &[i64]) -> Result<Vec<(DateTime<Utc>, DateTime<Utc>, Uuid)>, StoreError> {
-        sqlx::query_as(
-            "SELECT DISTINCT r.window_start, r.window_end, r.id FROM runs r JOIN remote_tasks t ON t.run_id = r.id
-             WHERE r.series_id = ANY ($1) AND r.finished_at IS NOT NULL AND t.outcome IN ('intended', 'unknown')",
-        )
-        .bind(series)
-        .fetch_all(&self.pool)
-        .await
-        .map_err(doing("look for creates that nobody knows about"))
-    }
-
     /// The newest ended run of every window that starts in the ranges.
     pub async fn ended_in(&self, ranges: &[Range]) -> Result<Vec<WindowRun>, StoreError> {
         let (series, from, until) = columns(ranges);

@@ -11,8 +11,9 @@ use serde_json::Value;
 use sqlx::{Acquire, FromRow, PgTransaction, types::Json};
 use uuid::Uuid;
 
+use super::doubt::doubtful;
 use super::fires::{Ledger, decided};
-use super::make::NewRun;
+use super::make::{NewRun, Wants};
 use super::revive::{go_on, is_live_twin, revivable};
 use super::{RunStore, StoreError, doing};
 
@@ -152,15 +153,17 @@ impl Firing<'_> {
                 Some(Wanted { id: Uuid::new_v4(), series, run: d.run.as_deref()?, alone: d.alone })
             })
             .collect();
-        let mut skipped: HashMap<Uuid, String> = self.in_doubt(&wanted).await?;
-        let sent = wanted.iter().filter(|one| !skipped.contains_key(&one.id));
-        let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = sent.partition(|w| w.alone);
-        let mut made = if beside.is_empty() { HashSet::new() } else { self.make(&beside).await? };
+        let mut skipped: HashMap<Uuid, String> = HashMap::new();
+        let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = wanted.iter().partition(|w| w.alone);
+        let mut made = HashSet::new();
+        if !beside.is_empty() {
+            made.extend(self.make(&beside, &mut skipped).await?);
+        }
         for one in alone {
             if self.is_busy(one.series).await? {
                 skipped.insert(one.id, "the previous run had not ended, and overlap is skip".into());
             } else {
-                made.extend(self.make(&[one]).await?);
+                made.extend(self.make(&[one], &mut skipped).await?);
             }
         }
         let uncovered: Vec<&Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).collect();
@@ -183,39 +186,6 @@ impl Firing<'_> {
         Ok(Made { instants: settled.iter().map(|s| s.decided.len()).sum(), runs: made.len() })
     }
 
-    /// Why some are not sent: an ended run of their window may have made a report, and mailed people, without anybody knowing.
-    async fn in_doubt(&mut self, wanted: &[Wanted<'_>]) -> Result<HashMap<Uuid, String>, StoreError> {
-        let heed: Vec<Wanted<'_>> = wanted.iter().filter(|w| w.run.heeds_doubt && !w.run.again).copied().collect();
-        if heed.is_empty() {
-            return Ok(HashMap::new());
-        }
-        // Served by runs_of_window and remote_tasks_in_doubt.
-        let found: Vec<(Uuid, Uuid)> = sqlx::query_as(
-            "SELECT w.id, doubt.id
-             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[])
-                 AS w (id, series_id, window_start, window_end)
-             CROSS JOIN LATERAL (
-                 SELECT r.id FROM runs r JOIN remote_tasks task ON task.run_id = r.id
-                 WHERE r.series_id = w.series_id AND r.window_start = w.window_start AND r.window_end = w.window_end
-                   AND r.finished_at IS NOT NULL AND task.outcome IN ('intended', 'unknown')
-                 ORDER BY r.created_at DESC LIMIT 1
-             ) doubt",
-        )
-        .bind(heed.iter().map(|w| w.id).collect::<Vec<_>>())
-        .bind(heed.iter().map(|w| w.series).collect::<Vec<_>>())
-        .bind(column(&heed, |r| r.window_start))
-        .bind(column(&heed, |r| r.window_end))
-        .fetch_all(&mut *self.tx)
-        .await
-        .map_err(doing("look for creates that nobody knows about"))?;
-        let why = |run: Uuid| {
-            format!(
-                "an earlier report of this window may have been made and mailed: reportd retry {run} holds it for your word"
-            )
-        };
-        Ok(found.into_iter().map(|(id, run)| (id, why(run))).collect())
-    }
-
     /// Whether a run of the series has not ended; one that waits for an operator keeps nobody waiting.
     async fn is_busy(&mut self, series: i64) -> Result<bool, StoreError> {
         sqlx::query_scalar(
@@ -227,8 +197,12 @@ impl Firing<'_> {
         .map_err(doing("look whether a series has a run under way"))
     }
 
-    /// Makes the runs whose windows are neither held nor worked on; returns their ids.
-    async fn make(&mut self, wanted: &[Wanted<'_>]) -> Result<HashSet<Uuid>, StoreError> {
+    /// Makes the runs whose windows are neither held, nor worked on, nor in doubt; returns their ids. Those in doubt are `skipped`.
+    async fn make(
+        &mut self,
+        wanted: &[Wanted<'_>],
+        skipped: &mut HashMap<Uuid, String>,
+    ) -> Result<HashSet<Uuid>, StoreError> {
         let what = "make the runs of a schedule";
         self.revive(wanted).await?;
         let made: Vec<Uuid> = sqlx::query_scalar(
@@ -263,20 +237,23 @@ impl Firing<'_> {
         .bind(column(wanted, |r| r.base_url.clone()))
         .bind(column(wanted, |r| r.account.clone()))
         .bind(column(wanted, |r| r.not_before))
-        .bind(column(wanted, |r| r.again))
+        .bind(column(wanted, |r| r.wants == Wants::Another))
         .bind(column(wanted, |r| r.notices.as_ref().map(Value::to_string)))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing(what))?;
         // The run that was live when we looked may have been archived since: this statement sees it.
-        let again: Vec<Uuid> = wanted.iter().filter(|w| w.run.again).map(|w| w.id).collect();
+        let again: Vec<Uuid> = wanted.iter().filter(|w| w.run.wants == Wants::Another).map(|w| w.id).collect();
+        skipped.extend(self.in_doubt(wanted, &made).await?);
+        let doubtful: Vec<Uuid> = made.iter().filter(|id| skipped.contains_key(id)).copied().collect();
         let late: Vec<Uuid> = sqlx::query_scalar(
-            "DELETE FROM runs WHERE id = ANY ($1) AND NOT id = ANY ($2)
-                 AND window_is_held(series_id, window_start, window_end, provisional)
+            "DELETE FROM runs WHERE id = ANY ($1) AND (id = ANY ($3) OR NOT id = ANY ($2)
+                 AND window_is_held(series_id, window_start, window_end, provisional))
              RETURNING id",
         )
         .bind(&made)
         .bind(&again)
+        .bind(&doubtful)
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing(what))?;
@@ -291,6 +268,21 @@ impl Firing<'_> {
         .await
         .map_err(doing(what))?;
         Ok(made.into_iter().collect())
+    }
+
+    /// Why some of the runs that were just made are not to be sent. Asked when they are there: the run that was under way before
+    /// has ended by then, and no other can begin.
+    async fn in_doubt(&mut self, wanted: &[Wanted<'_>], made: &[Uuid]) -> Result<HashMap<Uuid, String>, StoreError> {
+        // `refetch` asks for another report whatever there is.
+        let heeds = |w: &&Wanted<'_>| made.contains(&w.id) && w.run.wants != Wants::Another;
+        let wanted: Vec<&Wanted<'_>> = wanted.iter().filter(heeds).collect();
+        let asked: Vec<(i64, &NewRun)> = wanted.iter().map(|w| (w.series, w.run)).collect();
+        let found = doubtful(&mut *self.tx, &asked).await?;
+        let of = |w: &Wanted<'_>| {
+            let key = (w.series, w.run.window_start, w.run.window_end);
+            found.iter().find(|found| (found.series_id, found.window_start, found.window_end) == key)
+        };
+        Ok(wanted.into_iter().filter_map(|w| Some((w.id, of(w)?.advice()))).collect())
     }
 
     /// Lets the last runs of these windows go on with their tickets, where they can; they are then live.

@@ -4,6 +4,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::doubt::{Doubtful, doubtful};
 use super::revision::RevisionRow;
 use super::revive::{go_on, is_live_twin, revivable};
 use super::{RunStore, StoreError, doing};
@@ -38,20 +39,38 @@ pub struct NewRun {
     pub request: Value,
     /// BIK's mail is for no reader of it: a report that was mailed to others serves as well.
     pub quiet: bool,
+    /// What a second report of the window does while the first may be under way.
+    pub second: Second,
     /// Base URL it may be worked with.
     pub base_url: String,
     /// Account fingerprint it may be worked with.
     pub account: String,
     /// Whom it tells; `None` = nobody.
     pub notices: Option<Value>,
-    /// Made although the archive holds the window.
-    pub again: bool,
-    /// A second report harms nobody, even while the first is under way.
-    pub may_repeat: bool,
-    /// None is sent by a schedule while nobody knows what became of an earlier create of the window.
-    pub heeds_doubt: bool,
-    /// No run is made: the window's last one is to go on with its ticket.
-    pub only_goes_on: bool,
+    /// What the window is to have.
+    pub wants: Wants,
+}
+
+/// What a second report of a window does while the first may be under way.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Second {
+    /// It harms nobody.
+    Harmless,
+    /// It is mailed once more, and the job bears that where nobody knows what became of the first (`on_unknown: resubmit`).
+    Borne,
+    /// It is mailed once more: a schedule and `fill` send none while an earlier one is in doubt.
+    Mailed,
+}
+
+/// What the window of a new run is to have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wants {
+    /// A report, if the archive holds none; its last run goes on with its ticket if it can.
+    Report,
+    /// Another one, although the archive may hold it.
+    Another,
+    /// No new run: its last one goes on with its ticket.
+    GoingOn,
 }
 
 /// A run for the window: made now, or already live; or what the archive holds.
@@ -59,33 +78,38 @@ pub struct NewRun {
 pub enum Opened {
     /// No run is needed: this revision is held, and final unless the new run would be provisional too.
     Held(RevisionRow),
-    /// Made by this call.
-    Made(Run),
+    /// Made by this call, although an earlier report of the window may be made and mailed as well.
+    Made(Run, Option<Doubtful>),
     /// Made earlier and not finished.
     Attached(Run),
 }
 
 impl RunStore {
     /// Makes a run for the window, attaches to the one that is live or can go on with its ticket, or says what is held. Callers
-    /// at once agree: either one makes the run and the others attach, or all are told what it left.
+    /// at once agree: either one makes the run and the others attach, or all are told what it left. `fill` makes none for what is
+    /// in doubt.
     pub async fn open(&self, new: &NewRun) -> Result<Opened, StoreError> {
         let what = "make a run";
         let series = self.series(&new.job, &new.connection, new.vendor).await?;
         // The other caller's run may end between our statements; then the next time round tells what it left.
         for _ in 0..10 {
-            if !new.again
+            if new.wants != Wants::Another
                 && let Some(row) = held(&self.pool, series, new).await?
             {
                 return Ok(Opened::Held(row));
             }
             self.revive(series, new).await?;
-            if !new.only_goes_on {
+            if new.wants != Wants::GoingOn {
                 let mut tx = self.pool.begin().await.map_err(doing(what))?;
                 if let Some(run) = self.insert(&mut tx, series, new).await? {
                     // The run that was live a moment ago may have been archived since we looked: this statement sees it.
-                    if new.again || held(&mut *tx, series, new).await?.is_none() {
+                    if new.wants == Wants::Another || held(&mut *tx, series, new).await?.is_none() {
+                        let doubt = doubtful(&mut *tx, &[(series, new)]).await?.pop();
+                        if let Some(doubt) = doubt.filter(|_| new.trigger == Trigger::Fill) {
+                            return Err(StoreError::Refused(format!("left alone: {}", doubt.advice())));
+                        }
                         tx.commit().await.map_err(doing(what))?;
-                        return Ok(Opened::Made(run));
+                        return Ok(Opened::Made(run, doubt));
                     }
                 }
                 tx.rollback().await.map_err(doing(what))?;
@@ -103,7 +127,7 @@ impl RunStore {
             if let Some(run) = live {
                 return Ok(Opened::Attached(run));
             }
-            if new.only_goes_on {
+            if new.wants == Wants::GoingOn {
                 return Err(StoreError::Refused(format!(
                     "the last run of {} does not go on with its ticket any more: look again, with the same command",
                     new.window_label

@@ -11,6 +11,7 @@ pub mod attention;
 pub mod calendar;
 pub mod claim;
 pub mod delivery;
+pub mod doubt;
 mod fires;
 pub mod firing;
 pub mod job_set;

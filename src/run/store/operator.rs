@@ -88,23 +88,6 @@ impl RunStore {
         Ok(if doubtful { PastCreates::Doubtful } else { PastCreates::None })
     }
 
-    /// An earlier run of the same window, one of whose creates may have taken effect without anybody knowing.
-    pub async fn doubtful_before(&self, run: &Run) -> Result<Option<Uuid>, StoreError> {
-        sqlx::query_scalar(
-            "SELECT earlier.id FROM runs earlier JOIN remote_tasks task ON task.run_id = earlier.id
-             WHERE earlier.series_id = $1 AND earlier.window_start = $2 AND earlier.window_end = $3 AND earlier.id <> $4
-               AND task.outcome IN ('intended', 'unknown')
-             ORDER BY task.intended_at DESC LIMIT 1",
-        )
-        .bind(run.series_id)
-        .bind(run.window_start)
-        .bind(run.window_end)
-        .bind(run.id)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(doing("look up earlier runs of a window"))
-    }
-
     /// Starts an ended run again with the ticket of this create, from now on asked for as this account where one is named.
     pub async fn retry_ticket(&self, run: &Run, attempt: Uuid, account: Option<&str>) -> Result<(), StoreError> {
         let account = account.map(str::to_owned);

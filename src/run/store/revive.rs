@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use uuid::Uuid;
 
-use super::make::NewRun;
+use super::make::{NewRun, Second, Wants};
 use super::{RunStore, StoreError, doing};
 use crate::run::Trigger;
 use crate::run::state::{Event, sources};
@@ -52,7 +52,7 @@ pub(super) async fn revivable(
     executor: impl sqlx::PgExecutor<'_>,
     wanted: &[(i64, &NewRun)],
 ) -> Result<Vec<Found>, StoreError> {
-    let asked: Vec<(i64, &NewRun)> = wanted.iter().copied().filter(|(_, new)| !new.again).collect();
+    let asked: Vec<(i64, &NewRun)> = wanted.iter().copied().filter(|(_, new)| new.wants != Wants::Another).collect();
     if asked.is_empty() {
         return Ok(Vec::new());
     }
@@ -96,7 +96,7 @@ pub(super) async fn revivable(
     .bind(column(&asked, |new| new.provisional))
     .bind(column(&asked, |new| new.trigger == Trigger::Schedule))
     .bind(column(&asked, |new| new.quiet))
-    .bind(column(&asked, |new| new.may_repeat))
+    .bind(column(&asked, |new| new.second == Second::Harmless))
     .bind(column(&asked, |new| new.base_url.clone()))
     .bind(column(&asked, |new| new.account.clone()))
     .bind(column(&asked, |new| new.request.to_string()))
@@ -106,11 +106,13 @@ pub(super) async fn revivable(
     .map_err(doing("look for runs that can go on with their tickets"))
 }
 
-fn column<T>(wanted: &[(i64, &NewRun)], get: fn(&NewRun) -> T) -> Vec<T> {
+/// One value of each, for an array.
+pub(super) fn column<T>(wanted: &[(i64, &NewRun)], get: fn(&NewRun) -> T) -> Vec<T> {
     wanted.iter().map(|(_, new)| get(new)).collect()
 }
 
-/// Lets an ended run go on with the ticket of one of its creates; returns how many did.
+/// Lets an ended run go on with the ticket of one of its creates; returns how many did. That the ticket is another account's as
+/// well is `who`'s word: an account that does not know it says nothing of the create.
 pub(super) async fn go_on(
     executor: impl sqlx::PgExecutor<'_>,
     revival: &Revival,
@@ -128,7 +130,8 @@ pub(super) async fn go_on(
                AND task.ticket IS NOT NULL
              RETURNING runs.id
          ), asked AS (
-             UPDATE remote_tasks SET account = $5 FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND $5 IS NOT NULL
+             UPDATE remote_tasks SET account = $5, named_by = $3
+             FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND $5 IS NOT NULL
          )
          INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3,
              CASE WHEN $5 IS NULL THEN 'goes on with its ticket' ELSE 'goes on with its ticket, as another account' END FROM moved",
