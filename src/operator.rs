@@ -53,17 +53,17 @@ where
     let old: Option<Request> = serde_json::from_value(run.request.clone()).ok();
     let repeatable = old.is_some_and(|r| r.may_repeat());
     match worker.store.past_creates(run).await? {
-        PastCreates::Alive(attempt) => {
+        PastCreates::Alive(attempt, asked) => {
             // A person says so: the same shop may have another key by now.
             let account = run.vendor.parse().ok().and_then(|vendor| worker.accounts.get(&run.connection, vendor));
             let account = account.filter(|(_, account)| account.base_url == run.base_url);
             let secrets = account.and_then(|(_, account)| account.secrets().ok());
-            let account =
-                secrets.as_ref().map(|secrets| secrets.account.as_str()).filter(|account| *account != run.account);
+            let account = secrets.as_ref().map(|secrets| secrets.account.as_str());
             worker.store.retry_ticket(run, attempt, account).await?;
-            Ok(match account {
-                Some(_) => "goes on with its ticket, asked for as the account that the config has now",
-                None => "goes on with its ticket",
+            Ok(if account.is_some_and(|account| account != asked && !asked.is_empty()) {
+                "goes on with its ticket, asked for as the account that the config has now"
+            } else {
+                "goes on with its ticket"
             })
         }
         PastCreates::Doubtful if !repeatable => {
@@ -76,6 +76,12 @@ where
             Ok("is held: an earlier create of it may have taken effect (see reportd show)")
         }
         PastCreates::Doubtful | PastCreates::None => {
+            if let Some(other) = worker.store.made_by_another(run).await? {
+                let other = crate::run::short(other);
+                return Err(OperatorError::Refused(format!(
+                    "run {other} of the same window may be made and mailed: reportd retry {other} goes on with that;                      run-job --again makes another report, whatever there is"
+                )));
+            }
             fresh().await?;
             Ok("starts again with the request as the job file has it now")
         }

@@ -31,6 +31,7 @@ enum Verb {
 #[derive(Debug, Serialize)]
 struct Rebuilt {
     adopted: usize,
+    ended: u64,
     cancelled: u64,
     known: usize,
     missing: Vec<String>,
@@ -56,12 +57,16 @@ impl ArchiveCommand {
                     say_json(&Rebuilt {
                         adopted: rebuilt.adopted,
                         known: rebuilt.known,
+                        ended: rebuilt.ended,
                         cancelled: rebuilt.cancelled,
                         missing: rebuilt.missing.clone(),
                         unusable: rebuilt.unusable.clone(),
                     });
                 } else {
                     say(&format!("{} revisions adopted, {} known already", rebuilt.adopted, rebuilt.known));
+                    if rebuilt.ended > 0 {
+                        say(&format!("{} runs ended, because they had made what was adopted", rebuilt.ended));
+                    }
                     if rebuilt.cancelled > 0 {
                         say(&format!("{} queued runs cancelled, because their windows are held", rebuilt.cancelled));
                     }

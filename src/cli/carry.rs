@@ -22,6 +22,7 @@ use crate::plan::Planned;
 use crate::request::{Request, Vendor};
 use crate::run::short;
 use crate::run::store::StoreError;
+use crate::run::store::doubt::Doubtful;
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
 use crate::run::{Run, State, Trigger};
 use crate::view::RunView;
@@ -253,6 +254,7 @@ pub(super) async fn run_one(
             }
             run
         }
+        Opening::LeftAlone(doubt) => return left_alone(app, &doubt).await,
         Opening::Attached(run) => {
             board.say(&name, &format!("attaches to run {}, which is {}", short(run.id), run.state));
             if let Some(missed) = not_mailed(fire, &run) {
@@ -283,6 +285,13 @@ pub(super) async fn run_one(
         None => Vec::new(),
     };
     Ok(Outcome { view: RunView::of(&run, &files), exit, person, was_held: false })
+}
+
+/// The earlier run, which stays as it is until a person says what became of its create.
+async fn left_alone(app: &App, doubt: &Doubtful) -> Result<Outcome, Failure> {
+    let run = app.worker.store.by_prefix(&doubt.run_id.to_string()).await?;
+    let person = Some(format!("{} is left alone: {}", run.window_label, doubt.advice()));
+    Ok(Outcome { view: RunView::of(&run, &[]), exit: Exit::Held, person, was_held: false })
 }
 
 fn held(fire: &Planned, row: &RevisionRow, files: &[ArtifactRow]) -> Outcome {

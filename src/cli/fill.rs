@@ -161,7 +161,8 @@ impl Fill {
             let calendars = look.at(batch).await?;
             let ids: Vec<i64> = calendars.iter().flat_map(|calendar| calendar.ids.iter().copied()).collect();
             let by_hand: HashSet<Uuid> = app.worker.store.by_hand_of(&ids).await?.into_iter().collect();
-            for mut calendar in calendars {
+            // What a person asked for once is filled when he names the job.
+            for mut calendar in calendars.into_iter().filter(|calendar| calendar.scheduled || !self.all) {
                 if let Some(failure) = too_many(&calendar) {
                     looked.undone.push(failure.complain());
                     continue;
@@ -179,10 +180,6 @@ impl Fill {
                 let attached = |cell: &Cell| Planned { goes_on: true, ..calendar.fire(cell, self.mailing()) };
                 looked.attached.extend(ours.iter().map(attached));
                 calendar.cells = others;
-                if self.all && !calendar.scheduled {
-                    // What a person asked for once is filled when he names the job.
-                    calendar.cells.retain(|cell| !cell.state.is_gap());
-                }
                 left.extend(left_alone(&calendar));
                 let (part, doubtful) = self.part(app, &mut calendar).await?;
                 if !doubtful.is_empty() {

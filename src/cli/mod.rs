@@ -370,7 +370,7 @@ async fn dispatch(cx: &Cx, command: Command) -> Result<Exit, Failure> {
         Command::Validate(args) => Ok(args.run(cx)),
         Command::Plan(args) => args.run(cx),
         Command::RunJob(args) => args.run(cx).await,
-        Command::Serve(args) => args.run(cx).await,
+        Command::Serve(args) => Box::pin(args.run(cx)).await,
         Command::Apply(args) => args.run(cx).await,
         Command::Coverage(args) => args.run(cx).await,
         Command::Fill(args) => args.run(cx).await,

@@ -118,7 +118,7 @@ fn meaning(outcome: &str) -> Option<&'static str> {
     Some(match outcome {
         "fired" => "a run was made",
         "covered" => "no run was needed",
-        "skipped" => "there was nothing to do",
+        "skipped" => "no run was made",
         "missed" => "nobody was there in time; `reportd fill` fetches it",
         "paused" => "it was not to fire; `reportd fill` fetches it",
         _ => return None,

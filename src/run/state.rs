@@ -107,6 +107,10 @@ pub enum Event {
     Store,
     /// The manifest is in the archive, and the report has no rows.
     StoreEmpty,
+    /// A rebuild found its manifest in the archive: an older database did not know that it ended.
+    Adopt,
+    /// The same, and the report has no rows.
+    AdoptEmpty,
     /// It will never come.
     Fail,
     /// An operator stops it.
@@ -129,7 +133,7 @@ pub enum Event {
 
 impl Event {
     /// Every event.
-    pub const ALL: [Event; 17] = [
+    pub const ALL: [Event; 19] = [
         Event::Intend,
         Event::Ticketed,
         Event::Requeue,
@@ -138,6 +142,8 @@ impl Event {
         Event::Poll,
         Event::Store,
         Event::StoreEmpty,
+        Event::Adopt,
+        Event::AdoptEmpty,
         Event::Fail,
         Event::Cancel,
         Event::RetryFresh,
@@ -163,6 +169,8 @@ pub fn next(state: State, event: Event) -> Option<State> {
         (S::Waiting, E::Poll) => Some(S::Waiting),
         (S::Submitting | S::Waiting, E::Store) => Some(S::Archived),
         (S::Submitting | S::Waiting, E::StoreEmpty) => Some(S::Empty),
+        (S::Queued | S::Submitting | S::Waiting | S::Held | S::Failed | S::Cancelled, E::Adopt) => Some(S::Archived),
+        (S::Queued | S::Submitting | S::Waiting | S::Held | S::Failed | S::Cancelled, E::AdoptEmpty) => Some(S::Empty),
         (S::Queued | S::Submitting | S::Waiting, E::Fail) => Some(S::Failed),
         (S::Queued | S::Submitting | S::Waiting | S::Held, E::Cancel) => Some(S::Cancelled),
         (S::Failed | S::Cancelled, E::RetryFresh) => Some(S::Queued),
@@ -182,6 +190,8 @@ pub fn next(state: State, event: Event) -> Option<State> {
             | E::Poll
             | E::Store
             | E::StoreEmpty
+            | E::Adopt
+            | E::AdoptEmpty
             | E::Fail
             | E::Cancel
             | E::RetryFresh
@@ -228,6 +238,18 @@ Store: submitting -> archived
 Store: waiting -> archived
 StoreEmpty: submitting -> empty
 StoreEmpty: waiting -> empty
+Adopt: queued -> archived
+Adopt: submitting -> archived
+Adopt: waiting -> archived
+Adopt: held -> archived
+Adopt: failed -> archived
+Adopt: cancelled -> archived
+AdoptEmpty: queued -> empty
+AdoptEmpty: submitting -> empty
+AdoptEmpty: waiting -> empty
+AdoptEmpty: held -> empty
+AdoptEmpty: failed -> empty
+AdoptEmpty: cancelled -> empty
 Fail: queued -> failed
 Fail: submitting -> failed
 Fail: waiting -> failed

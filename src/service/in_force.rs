@@ -67,6 +67,8 @@ impl InForce {
         let jobs = jobs.jobs.into_iter().map(|job| (job.name.clone(), job)).collect();
         let next = InForce { version: set.version, generation: self.generation + 1, settings, jobs, worker };
         next.open_breakers_of_missing_secrets(store).await?;
+        // Before anything is decided: an instant must see what stands under a former name.
+        next.take_over_the_rest(store).await?;
         Ok(next)
     }
 
@@ -114,8 +116,8 @@ impl InForce {
         Ok(())
     }
 
-    /// A run that somebody worked on when its job was renamed stayed under the former name, where the next instant of its window
-    /// would not see it.
+    /// Takes over what a former name still has: runs that stayed there, and revisions that a rebuild brought, where the next
+    /// instant of their windows would not see them.
     pub async fn take_over_the_rest(&self, store: &RunStore) -> Result<(), StoreError> {
         let mut renamed = Vec::new();
         for job in self.jobs.values() {

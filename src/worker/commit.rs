@@ -15,7 +15,7 @@ use crate::artifact::Spooled;
 use crate::crash;
 use crate::request::{Request, Shape};
 use crate::run::state::{Event, State};
-use crate::run::store::revision::{ArtifactRow, NewestManifest, RevisionRow};
+use crate::run::store::revision::{Adopted, ArtifactRow, NewestManifest, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{Lease, Run, Trigger};
 use crate::vendor::{self, Collected};
@@ -115,7 +115,9 @@ impl Worker {
             let folder = revision_folder(&run.job, &run.connection, &request.window, revision);
             let entries = self.archive.link(&folder, facts.attempt, &files).await?;
             crash::point("files-linked");
-            let before = self.store.newest_manifest(run.series_id, &run.window_label).await?;
+            // Not that of the claim: a rename may have moved the run since.
+            let series = self.store.series_of_run(run.id).await?;
+            let before = self.store.newest_manifest(series, &run.window_label).await?;
             // The chain is that of one folder: a renamed job begins another.
             let window = window_folder(&run.job, &run.connection, &request.window);
             let before =
@@ -128,7 +130,7 @@ impl Worker {
                     let unnamed = ours.filter(|name| !stored.manifest.files.iter().any(|f| f.name == **name));
                     self.archive.unlink(&folder, unnamed);
                     crash::point("manifest-put");
-                    let (row, artifacts) = rows(run.series_id, &stored)
+                    let (row, artifacts) = rows(series, &stored)
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
                     self.want_deletion(run, request).await?;
                     crash::point("deletion-noted");
@@ -280,8 +282,8 @@ pub(crate) fn rows(series: i64, stored: &Stored) -> Option<(RevisionRow, Vec<Art
     Some((row, artifacts))
 }
 
-/// The store with which rebuilt rows are written.
-pub(crate) async fn adopt_stored(store: &RunStore, stored: &Stored) -> Result<Option<bool>, StoreError> {
+/// Writes the rows of a manifest; `None` = it stands for none, `Some(None)` = they are there.
+pub(crate) async fn adopt_stored(store: &RunStore, stored: &Stored) -> Result<Option<Option<Adopted>>, StoreError> {
     let manifest = &stored.manifest;
     let series = store.series(&manifest.job, &manifest.connection, &manifest.vendor).await?;
     match rows(series, stored) {

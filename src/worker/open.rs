@@ -13,6 +13,7 @@ use crate::archive::{Archive, ArchiveError, window_folder};
 use crate::connection::secret::SecretError;
 use crate::delivery::notice::Notices;
 use crate::plan::Planned;
+use crate::request::Request;
 use crate::run::store::doubt::Doubtful;
 use crate::run::store::make::{NewRun, Opened, Second, Wants};
 use crate::run::store::revision::{ArtifactRow, RevisionRow};
@@ -72,8 +73,10 @@ pub enum Opening {
     Held(Box<RevisionRow>, Vec<ArtifactRow>),
     /// A run for it was made now, although an earlier report of it may be made and mailed as well.
     Made(Box<Run>, Option<Doubtful>),
-    /// A run works on it already.
+    /// A run works on it already, or did when it was to go on.
     Attached(Box<Run>),
+    /// `fill` makes none: an earlier report of it may be made and mailed.
+    LeftAlone(Doubtful),
 }
 
 /// Notices as they are kept with a run; `None` = it tells nobody.
@@ -204,6 +207,7 @@ impl Worker {
             Opened::Held(row) => return self.held(series, row).await,
             Opened::Made(run, doubt) => Opening::Made(Box::new(run), doubt),
             Opened::Attached(run) => Opening::Attached(Box::new(run)),
+            Opened::LeftAlone(doubt) => Opening::LeftAlone(doubt),
         })
     }
 
@@ -285,10 +289,10 @@ pub async fn stranger(
     Ok(None)
 }
 
-/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One that is queued without a
-/// revision's number has asked nobody: the database is older than the manifest. Or the run has ended well since the database
-/// was asked: another process archives while this one looks. What another series than `of` knows is no answer: that is a
-/// renamed job's history.
+/// Whether a run that has not ended wrote this manifest: it died after that, and will adopt it. One with another revision's number,
+/// or none, has not written it: the database is older than the manifest. So it is with one that is to create something first.
+/// Or the run has ended well since the database was asked: another process archives while this one looks. What another series
+/// than `of` knows is no answer: that is a renamed job's history.
 async fn will_be_adopted(
     archive: &Archive,
     store: &RunStore,
@@ -297,7 +301,15 @@ async fn will_be_adopted(
 ) -> Result<bool, OpenError> {
     let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
     let id = stored.manifest.run_id;
-    let may_adopt = |run: Run| !run.state.is_terminal() && (run.state != State::Queued || run.revision.is_some());
+    let creates = |run: &Run| {
+        let request = serde_json::from_value::<Request>(run.request.clone());
+        request.map_or(true, |request| request.shape.creates())
+    };
+    let may_adopt = |run: Run| {
+        !run.state.is_terminal()
+            && run.revision == Some(stored.manifest.revision)
+            && (run.state != State::Queued || !creates(&run))
+    };
     if store.run(id).await?.is_some_and(may_adopt) {
         return Ok(true);
     }

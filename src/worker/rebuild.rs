@@ -12,7 +12,9 @@ pub struct Rebuilt {
     pub adopted: usize,
     /// Revisions that it knew.
     pub known: usize,
-    /// Queued runs of windows that are held by now: an older database had not sent them yet.
+    /// Runs that had made what was adopted: an older database did not know that they ended.
+    pub ended: u64,
+    /// Queued runs of windows that were adopted: an older database had not sent them yet.
     pub cancelled: u64,
     /// Manifests that the database knows and the archive lacks.
     pub missing: Vec<String>,
@@ -51,8 +53,12 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             }
         };
         match adopt_stored(store, &stored).await {
-            Ok(Some(true)) => rebuilt.adopted += 1,
-            Ok(Some(false)) => rebuilt.known += 1,
+            Ok(Some(Some(adopted))) => {
+                rebuilt.adopted += 1;
+                rebuilt.ended += adopted.ended;
+                rebuilt.cancelled += adopted.cancelled;
+            }
+            Ok(Some(None)) => rebuilt.known += 1,
             Ok(None) => rebuilt.unusable.push((key, "it describes no revision that could be held".into())),
             // A manifest that a constraint refuses (a name that is none, a run twice) must not stop the others.
             Err(StoreError::Database { source: sqlx::Error::Database(e), .. }) if e.constraint().is_some() => {
@@ -62,9 +68,6 @@ pub async fn rebuild(archive: &Archive, store: &RunStore) -> Result<Rebuilt, Reb
             }
             Err(error) => return Err(error.into()),
         }
-    }
-    if rebuilt.adopted > 0 {
-        rebuilt.cancelled = store.cancel_held().await?;
     }
     // An archive that lacks what the database knows is not the one it belongs to, or was damaged: no bond is made to it.
     if rebuilt.missing.is_empty() {

@@ -126,8 +126,19 @@ impl Worker {
         let hand = Hand { claimed, request, connection: &connection, account: &account, secrets: &secrets };
         // A worker that died, or was interrupted, may have left this run's manifest in the archive.
         let cut_short = claimed.taken_over || run.note.as_deref() == Some(INTERRUPTED);
-        if (cut_short || run.state == State::Submitting) && self.adopt(&hand).await? {
-            return Ok(Stepped::Moved);
+        if cut_short || run.state == State::Submitting {
+            match self.adopt(&hand).await {
+                Ok(true) => return Ok(Stepped::Moved),
+                Ok(false) => {}
+                Err(StoreError::LeaseLost) => return Err(StoreError::LeaseLost),
+                // What the database refuses each time must come to an end too.
+                Err(error) if run.claims >= MAX_CLAIMS => {
+                    let message = format!("its manifest is in the archive, and {}", crate::telemetry::Chain(&error));
+                    self.store.fail(lease, FailureClass::CrashLoop, &message, None, None).await?;
+                    return Ok(Stepped::Moved);
+                }
+                Err(error) => return Err(error),
+            }
         }
         if run.claims >= MAX_CLAIMS && run.state != State::Submitting {
             let message =
@@ -150,7 +161,8 @@ impl Worker {
         let attempt = Uuid::new_v4();
         let run = hand.run();
         let folder = window_folder(&run.job, &run.connection, &hand.request.window);
-        match self.stranger_in(&folder, &[run.series_id], &run.window_label).await {
+        let series = self.store.series_of_run(run.id).await?;
+        match self.stranger_in(&folder, &[series], &run.window_label).await {
             Ok(None) => {}
             Ok(Some(stranger)) => {
                 let why = format!(

@@ -391,9 +391,9 @@ async fn a_revision_that_another_run_has_taken_makes_ours_the_next() {
     assert_eq!(store.take_revision(None, id, false).await.unwrap(), 1);
     // `run-job` refuses such a folder; a worker that has begun already finds it only at the end.
     shop.run_job("report", DAY, &[]).await.expect(2).says("reportd archive rebuild");
-    shop.sql("UPDATE runs SET lease_token = gen_random_uuid(), lease_until = reportd_now() + interval '1 h'").await;
+    shop.sql("UPDATE runs SET state = 'submitting', attempt_id = gen_random_uuid()").await;
     shop.run(&["archive", "rebuild"]).await.expect(0);
-    shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL").await;
+    shop.sql("UPDATE runs SET state = 'queued', attempt_id = NULL").await;
     let ended = shop.run_job("report", DAY, &["--again"]).await.expect(0).line();
     assert_eq!((&ended["run_id"], &ended["revision"]), (&made["run_id"], &2.into()));
     let after = contents(&folder);

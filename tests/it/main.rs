@@ -57,6 +57,8 @@ mod s3;
 #[cfg(test)]
 mod samples;
 #[cfg(test)]
+mod second_mail;
+#[cfg(test)]
 mod secrets;
 #[cfg(test)]
 mod serving;

@@ -9,10 +9,10 @@ use reportd::run::store::claim::Claimed;
 use reportd::run::store::firing::{Decided, Made, Settled};
 use reportd::run::store::make::{NewRun, Second, Wants};
 use reportd::run::store::permit::{Admission, Intent, Permit};
-use reportd::run::store::revision::RevisionRow;
+use reportd::run::store::revision::{Adopted, RevisionRow};
 use reportd::run::store::serving::{Claimant, Replica};
 use reportd::run::store::{LEASE, RunStore};
-use reportd::run::{Trigger, Who};
+use reportd::run::{State, Trigger, Who};
 use rustix::process::Signal;
 use serde_json::json;
 use sqlx::PgPool;
@@ -210,7 +210,7 @@ async fn many_claims_at_once_give_a_call_under_way_its_further_lease_time_too() 
 }
 
 /// Makes the series of `report@north` due, with a rule.
-async fn make_due(shop: &Shop, job: &str) -> i64 {
+pub async fn make_due(shop: &Shop, job: &str) -> i64 {
     let id = shop.store().series(job, "north", "jaicp").await.unwrap();
     sqlx::raw_sql(
         "UPDATE series SET in_force = true, first_seen_at = '2025-01-01Z', cursor_at = '2025-01-01Z', next_at = '2025-01-02Z';
@@ -247,6 +247,11 @@ async fn settle(store: &RunStore, id: i64, decided: Vec<Decided>) -> Made {
     let cursor_at = firing.due[0].cursor_at + TimeDelta::seconds(1);
     let next_at = Some(cursor_at + TimeDelta::hours(1));
     firing.settle(vec![Settled { id, cursor_at, next_at, decided }]).await.unwrap()
+}
+
+/// Decides one instant that asks for this run.
+pub async fn settle_one(store: &RunStore, series: i64, run: NewRun) {
+    settle(store, series, vec![decided(run)]).await;
 }
 
 /// The ledger of all series: day of March, outcome, reason.
@@ -469,14 +474,27 @@ async fn a_renamed_job_keeps_its_series_or_takes_the_history_over_and_leaves_a_l
     store.cancel(&live).await.unwrap();
     store.series_of("new", "north", "jaicp", &was).await.unwrap();
     assert_eq!(belongings(&shop).await["new"], [2, 2, 6, 2]);
-    // One that somebody works on would be archived under a series that it is no more of.
+    // One that somebody works on moves too, and is archived where it belongs by then.
     let worked_on = run_of(store.open(&NewRun { job: "old".into(), ..new_run(5) }).await.unwrap());
-    let claimed = store.claim(worked_on.id, &IDENTITY).await.unwrap().unwrap();
-    store.series_of("new", "north", "jaicp", &was).await.unwrap();
-    assert_eq!(belongings(&shop).await["new"], [2, 2, 6, 2]);
-    store.release(&claimed.lease, "released").await.unwrap();
+    let mut claimed = store.claim(worked_on.id, &IDENTITY).await.unwrap().unwrap();
+    submitting(&store, &claimed.lease).await;
     store.series_of("new", "north", "jaicp", &was).await.unwrap();
     assert_eq!(belongings(&shop).await["new"], [2, 2, 7, 2]);
+    claimed.run.revision = Some(store.take_revision(Some(&claimed.lease), worked_on.id, false).await.unwrap());
+    let (row, files) = revision(&claimed.run, 1);
+    assert_ne!(row.series_id, new, "as its worker knows it");
+    store.archived(Some(&claimed.lease), worked_on.id, &row, &files).await.unwrap();
+    assert_eq!(belongings(&shop).await["new"], [3, 3, 7, 2]);
+    // What a former name held is sent by no run that the new one had queued already.
+    let queued = run_of(store.open(&NewRun { job: "new".into(), ..new_run(6) }).await.unwrap());
+    let (mut row, files) = revision(&queued, 1);
+    (row.series_id, row.run_id) = (id, Uuid::new_v4());
+    row.manifest_path = format!("old/{}/r1/manifest.json", row.window_label);
+    assert_eq!(store.adopt(&row, &files).await.unwrap(), Some(Adopted::default()));
+    store.series_of("new", "north", "jaicp", &was).await.unwrap();
+    assert_eq!(store.run(queued.id).await.unwrap().unwrap().state, State::Cancelled);
+    let held = store.held(new, row.window_start, row.window_end).await.unwrap();
+    assert_eq!(held.map(|held| held.run_id), Some(row.run_id));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -652,15 +670,15 @@ async fn a_run_that_was_worked_on_while_its_job_was_renamed_is_taken_over_by_who
     let serving = shop.serve_with(&["--follow"], &[]).await;
     serving.until_http("/readyz", 200).await;
     let of = "SELECT count(*) FROM runs JOIN series ON series.id = runs.series_id WHERE series.job = 'new'";
-    assert_eq!(shop.number(of).await, 0);
-    shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL").await;
-    serving.signal(Signal::HUP);
-    shop.until_count(of, 1).await;
-    // And what had ended by then under the former name.
-    shop.sql("UPDATE runs SET lease_token = NULL, state = 'cancelled', finished_at = now()").await;
+    assert_eq!(shop.number(of).await, 1, "before the first instant is decided");
+    // And what comes under the former name later, ended or not.
+    shop.sql("UPDATE runs SET lease_token = NULL, lease_until = NULL, state = 'cancelled', finished_at = now()").await;
+    queue(&shop, "north", 1, "schedule", 1.0).await;
+    shop.until_count(of, 2).await;
+    shop.sql("UPDATE runs SET state = 'cancelled', finished_at = now() WHERE finished_at IS NULL").await;
     queue(&shop, "north", 2, "schedule", 1.0).await;
     shop.sql("UPDATE runs SET state = 'cancelled', finished_at = now() WHERE finished_at IS NULL").await;
-    shop.until_count(of, 3).await;
+    shop.until_count(of, 4).await;
     serving.stop().await;
 }
 

@@ -71,6 +71,7 @@ pub fn run_of(opened: Opened) -> Run {
     match opened {
         Opened::Made(run, _) | Opened::Attached(run) => run,
         Opened::Held(row) => panic!("{row:?} is held"),
+        Opened::LeftAlone(doubt) => panic!("{doubt:?}"),
     }
 }
 
@@ -282,8 +283,10 @@ async fn legal_rows(shop: &Shop) {
     store.ticket(attempt, "t-1", &json!({"task_id": "t-1"}), &seen("NEW"), Duration::ZERO).await.unwrap();
     claimed = store.claim(run.id, &IDENTITY).await.unwrap().unwrap();
     store.fail(&claimed.lease, FailureClass::Gone, "gone", None, None).await.unwrap();
-    let (row, files) = revision(&run, 1);
-    assert!(store.adopt(&row, &files).await.unwrap());
+    let (mut row, files) = revision(&run, 1);
+    // Another run's: this one stays failed.
+    row.run_id = Uuid::new_v4();
+    assert!(store.adopt(&row, &files).await.unwrap().is_some());
     sqlx::raw_sql(
         "UPDATE series SET in_force = true, first_seen_at = now(), cursor_at = now(), next_at = now() + interval '1 h'
              WHERE job = 'q';

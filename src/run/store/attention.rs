@@ -269,7 +269,7 @@ impl RunStore {
                  ORDER BY (n.finished_at IS NULL) DESC, n.created_at DESC LIMIT 1
              ) newest ON true
              WHERE f.window_start IS NOT NULL AND NOT COALESCE(held.final, false)
-                 AND (f.outcome IN ('fired', 'missed') OR (f.outcome = 'covered' AND f.run_id IS NOT NULL))
+                 AND (f.outcome IN ('fired', 'missed') OR (f.outcome IN ('covered', 'skipped') AND f.run_id IS NOT NULL))
              ORDER BY s.id, f.fire_at",
         )
         .bind(late_after.iter().map(|(job, _, _)| *job).collect::<Vec<_>>())

@@ -58,8 +58,8 @@ pub(super) async fn doubtful(
     if asked.is_empty() {
         return Ok(Vec::new());
     }
-    // Served by runs_of_window and remote_tasks_of_run, each a LATERAL with LIMIT as in revive.rs. A ticket of another account
-    // counts where one of ours would be gone on with.
+    // Served by runs_of_window and remote_tasks_of_run, each a LATERAL with LIMIT as in revive.rs, and with its conditions: what
+    // would not serve as the report that is asked for does not stand in its way.
     sqlx::query_as(
         "SELECT w.series_id, w.window_start, w.window_end, doubt.id AS run_id, doubt.other_account
          FROM (SELECT DISTINCT *
@@ -70,17 +70,16 @@ pub(super) async fn doubtful(
              SELECT ended.id, task.outcome = 'created' AS other_account
              FROM runs ended CROSS JOIN LATERAL (
                  SELECT outcome FROM remote_tasks
-                 WHERE run_id = ended.id AND (
+                 WHERE run_id = ended.id AND base_url = w.base_url AND (
                      outcome IN ('intended', 'unknown') AND NOT w.is_borne
-                     OR outcome = 'created' AND finished_at IS NULL AND base_url = w.base_url
-                         AND account NOT IN (w.account, '') AND w.account <> ''
-                         AND ended.request->>'content_hash' = w.request::json->>'content_hash'
-                         AND (w.quiet OR (ended.request->'emails')::jsonb @> (w.request::json->'emails')::jsonb)
-                         AND (w.provisional OR NOT ended.provisional))
+                     OR outcome = 'created' AND finished_at IS NULL AND account NOT IN (w.account, '') AND w.account <> '')
                  ORDER BY outcome = 'created' LIMIT 1
              ) task
              WHERE ended.series_id = w.series_id AND ended.window_start = w.window_start AND ended.window_end = w.window_end
                AND ended.state IN ('failed', 'cancelled')
+               AND ended.request->>'content_hash' = w.request::json->>'content_hash'
+               AND (w.quiet OR (ended.request->'emails')::jsonb @> (w.request::json->'emails')::jsonb)
+               AND (w.provisional OR NOT ended.provisional)
              ORDER BY other_account, ended.created_at DESC LIMIT 1
          ) doubt",
     )

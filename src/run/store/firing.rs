@@ -11,10 +11,10 @@ use serde_json::Value;
 use sqlx::{Acquire, FromRow, PgTransaction, types::Json};
 use uuid::Uuid;
 
-use super::doubt::doubtful;
+use super::doubt::{Doubtful, doubtful};
 use super::fires::{Ledger, decided};
 use super::make::{NewRun, Wants};
-use super::revive::{go_on, is_live_twin, revivable};
+use super::revive::{Revival, go_on, is_live_twin, revivable};
 use super::{RunStore, StoreError, doing};
 
 /// A version of a rule, as stored.
@@ -101,6 +101,14 @@ struct Wanted<'a> {
     alone: bool,
 }
 
+/// Why no run was made for a window that is not held and that nobody works on.
+enum Skipped {
+    /// `overlap: skip`.
+    Busy,
+    /// Its report may be made already.
+    Doubt(Doubtful),
+}
+
 impl RunStore {
     /// Takes up to `limit` due series that nobody else has, without those in `skip`.
     pub async fn due(&self, skip: &[i64], limit: i64) -> Result<Firing<'_>, StoreError> {
@@ -153,7 +161,7 @@ impl Firing<'_> {
                 Some(Wanted { id: Uuid::new_v4(), series, run: d.run.as_deref()?, alone: d.alone })
             })
             .collect();
-        let mut skipped: HashMap<Uuid, String> = HashMap::new();
+        let mut skipped: HashMap<Uuid, Skipped> = HashMap::new();
         let (alone, beside): (Vec<Wanted<'_>>, Vec<Wanted<'_>>) = wanted.iter().partition(|w| w.alone);
         let mut made = HashSet::new();
         if !beside.is_empty() {
@@ -161,12 +169,12 @@ impl Firing<'_> {
         }
         for one in alone {
             if self.is_busy(one.series).await? {
-                skipped.insert(one.id, "the previous run had not ended, and overlap is skip".into());
+                skipped.insert(one.id, Skipped::Busy);
             } else {
                 made.extend(self.make(&[one], &mut skipped).await?);
             }
         }
-        let uncovered: Vec<&Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).collect();
+        let uncovered: Vec<Wanted<'_>> = wanted.iter().filter(|w| !made.contains(&w.id)).copied().collect();
         let covering = self.covering(&uncovered).await?;
         self.write_ledger(&settled, &wanted, &made, &skipped, &covering).await?;
         let what = "move the cursors of series";
@@ -201,10 +209,11 @@ impl Firing<'_> {
     async fn make(
         &mut self,
         wanted: &[Wanted<'_>],
-        skipped: &mut HashMap<Uuid, String>,
+        skipped: &mut HashMap<Uuid, Skipped>,
     ) -> Result<HashSet<Uuid>, StoreError> {
         let what = "make the runs of a schedule";
-        self.revive(wanted).await?;
+        let going_on = self.going_on(wanted).await?;
+        self.revive(going_on).await?;
         let made: Vec<Uuid> = sqlx::query_scalar(
             "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
                                window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at, notices)
@@ -244,8 +253,12 @@ impl Firing<'_> {
         .map_err(doing(what))?;
         // The run that was live when we looked may have been archived since: this statement sees it.
         let again: Vec<Uuid> = wanted.iter().filter(|w| w.run.wants == Wants::Another).map(|w| w.id).collect();
-        skipped.extend(self.in_doubt(wanted, &made).await?);
-        let doubtful: Vec<Uuid> = made.iter().filter(|id| skipped.contains_key(id)).copied().collect();
+        // Or it ended without its report: then it goes on after all, or leaves its window in doubt.
+        let anew: Vec<Wanted<'_>> = wanted.iter().filter(|w| made.contains(&w.id)).copied().collect();
+        let going_on = self.going_on(&anew).await?;
+        let doubts = self.in_doubt(&anew).await?;
+        let unwanted: Vec<Uuid> = going_on.iter().map(|(w, _)| w.id).chain(doubts.keys().copied()).collect();
+        skipped.extend(doubts.into_iter().map(|(id, doubt)| (id, Skipped::Doubt(doubt))));
         let late: Vec<Uuid> = sqlx::query_scalar(
             "DELETE FROM runs WHERE id = ANY ($1) AND (id = ANY ($3) OR NOT id = ANY ($2)
                  AND window_is_held(series_id, window_start, window_end, provisional))
@@ -253,11 +266,14 @@ impl Firing<'_> {
         )
         .bind(&made)
         .bind(&again)
-        .bind(&doubtful)
+        .bind(&unwanted)
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing(what))?;
         let made: Vec<Uuid> = made.into_iter().filter(|id| !late.contains(id)).collect();
+        if !going_on.is_empty() {
+            self.revive(going_on).await?;
+        }
         sqlx::query(
             "INSERT INTO run_events (run_id, kind, who, detail)
              SELECT id, 'made', $2, 'made by ' || trigger || ' for ' || window_label FROM runs WHERE id = ANY ($1)",
@@ -270,29 +286,34 @@ impl Firing<'_> {
         Ok(made.into_iter().collect())
     }
 
-    /// Why some of the runs that were just made are not to be sent. Asked when they are there: the run that was under way before
+    /// Why some of these runs, which were just made, are not to be sent. Asked when they are there: the run that was under way before
     /// has ended by then, and no other can begin.
-    async fn in_doubt(&mut self, wanted: &[Wanted<'_>], made: &[Uuid]) -> Result<HashMap<Uuid, String>, StoreError> {
+    async fn in_doubt(&mut self, made: &[Wanted<'_>]) -> Result<HashMap<Uuid, Doubtful>, StoreError> {
         // `refetch` asks for another report whatever there is.
-        let heeds = |w: &&Wanted<'_>| made.contains(&w.id) && w.run.wants != Wants::Another;
-        let wanted: Vec<&Wanted<'_>> = wanted.iter().filter(heeds).collect();
-        let asked: Vec<(i64, &NewRun)> = wanted.iter().map(|w| (w.series, w.run)).collect();
-        let found = doubtful(&mut *self.tx, &asked).await?;
+        let heed: Vec<Wanted<'_>> = made.iter().filter(|w| w.run.wants != Wants::Another).copied().collect();
+        let found = doubtful(&mut *self.tx, &asked(&heed)).await?;
         let of = |w: &Wanted<'_>| {
             let key = (w.series, w.run.window_start, w.run.window_end);
-            found.iter().find(|found| (found.series_id, found.window_start, found.window_end) == key)
+            found.iter().find(|found| (found.series_id, found.window_start, found.window_end) == key).copied()
         };
-        Ok(wanted.into_iter().filter_map(|w| Some((w.id, of(w)?.advice()))).collect())
+        Ok(heed.iter().filter_map(|w| Some((w.id, of(w)?))).collect())
     }
 
-    /// Lets the last runs of these windows go on with their tickets, where they can; they are then live.
-    async fn revive(&mut self, wanted: &[Wanted<'_>]) -> Result<(), StoreError> {
+    /// The last runs of these windows that can go on with their tickets.
+    async fn going_on<'w>(&mut self, wanted: &[Wanted<'w>]) -> Result<Vec<(Wanted<'w>, Revival)>, StoreError> {
+        let found = revivable(&mut *self.tx, &asked(wanted)).await?;
+        let of =
+            |w: &Wanted<'_>| found.iter().find(|found| found.is_of(w.series, w.run)).map(|found| found.revival.clone());
+        Ok(wanted.iter().filter_map(|w| Some((*w, of(w)?))).collect())
+    }
+
+    /// Lets these runs go on with their tickets; they are then live.
+    async fn revive(&mut self, going_on: Vec<(Wanted<'_>, Revival)>) -> Result<(), StoreError> {
         let what = "take up runs again";
-        let asked: Vec<(i64, &NewRun)> = wanted.iter().map(|w| (w.series, w.run)).collect();
-        for found in revivable(&mut *self.tx, &asked).await? {
+        for (_, revival) in going_on {
             // Somebody may make or take up a run of this window by hand at the same moment, which must not end the pass.
             let mut savepoint = self.tx.begin().await.map_err(doing(what))?;
-            match go_on(&mut *savepoint, &found.revival, self.who).await {
+            match go_on(&mut *savepoint, &revival, self.who).await {
                 Ok(_) => savepoint.commit().await.map_err(doing(what))?,
                 Err(error) if is_live_twin(&error) => savepoint.rollback().await.map_err(doing(what))?,
                 Err(error) => return Err(doing(what)(error)),
@@ -302,31 +323,25 @@ impl Firing<'_> {
     }
 
     /// For each of these windows the run that works on it, or that made what is held.
-    async fn covering(&mut self, uncovered: &[&Wanted<'_>]) -> Result<HashMap<Uuid, (Uuid, bool)>, StoreError> {
-        let (mut ids, mut series, mut starts, mut ends) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
-        for wanted in uncovered {
-            ids.push(wanted.id);
-            series.push(wanted.series);
-            starts.push(wanted.run.window_start);
-            ends.push(wanted.run.window_end);
-        }
-        if ids.is_empty() {
+    async fn covering(&mut self, uncovered: &[Wanted<'_>]) -> Result<HashMap<Uuid, (Uuid, bool)>, StoreError> {
+        if uncovered.is_empty() {
             return Ok(HashMap::new());
         }
         let rows: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
             "SELECT w.id, COALESCE(live.id, held.run_id), live.id IS NOT NULL
-             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[])
-                 AS w (id, series_id, window_start, window_end)
+             FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bool[])
+                 AS w (id, series_id, window_start, window_end, provisional)
              LEFT JOIN LATERAL (SELECT id FROM runs WHERE series_id = w.series_id AND window_start = w.window_start
                  AND window_end = w.window_end AND finished_at IS NULL) live ON true
              LEFT JOIN LATERAL (SELECT run_id FROM revisions WHERE series_id = w.series_id AND window_start = w.window_start
-                 AND window_end = w.window_end ORDER BY revision DESC LIMIT 1) held ON true
+                 AND window_end = w.window_end AND (w.provisional OR NOT provisional) ORDER BY revision DESC LIMIT 1) held ON true
              WHERE COALESCE(live.id, held.run_id) IS NOT NULL",
         )
-        .bind(ids)
-        .bind(series)
-        .bind(starts)
-        .bind(ends)
+        .bind(uncovered.iter().map(|w| w.id).collect::<Vec<_>>())
+        .bind(uncovered.iter().map(|w| w.series).collect::<Vec<_>>())
+        .bind(column(uncovered, |r| r.window_start))
+        .bind(column(uncovered, |r| r.window_end))
+        .bind(column(uncovered, |r| r.provisional))
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing("look what covers the windows of a schedule"))?;
@@ -338,7 +353,7 @@ impl Firing<'_> {
         settled: &[Settled],
         wanted: &[Wanted<'_>],
         made: &HashSet<Uuid>,
-        skipped: &HashMap<Uuid, String>,
+        skipped: &HashMap<Uuid, Skipped>,
         covering: &HashMap<Uuid, (Uuid, bool)>,
     ) -> Result<(), StoreError> {
         let mut rows = Ledger::default();
@@ -353,7 +368,11 @@ impl Firing<'_> {
                         Some((run, true)) => ("covered", Some(*run), Some("a live run works on this window".into())),
                         Some((run, false)) => ("covered", Some(*run), Some("the archive holds this window".into())),
                         None => match skipped.get(&id) {
-                            Some(why) => ("skipped", None, Some(why.clone())),
+                            Some(Skipped::Busy) => {
+                                ("skipped", None, Some("the previous run had not ended, and overlap is skip".into()))
+                            }
+                            // Its run makes it a window that may be late: nobody but a person brings it.
+                            Some(Skipped::Doubt(doubt)) => ("skipped", Some(doubt.run_id), Some(doubt.advice())),
                             None => ("covered", None, Some("another run of this window came first".into())),
                         },
                     },
@@ -364,6 +383,10 @@ impl Firing<'_> {
         }
         rows.insert(&mut self.tx).await
     }
+}
+
+fn asked<'w>(wanted: &[Wanted<'w>]) -> Vec<(i64, &'w NewRun)> {
+    wanted.iter().map(|w| (w.series, w.run)).collect()
 }
 
 fn column<T>(wanted: &[Wanted<'_>], get: fn(&NewRun) -> T) -> Vec<T> {

@@ -80,8 +80,10 @@ pub enum Opened {
     Held(RevisionRow),
     /// Made by this call, although an earlier report of the window may be made and mailed as well.
     Made(Run, Option<Doubtful>),
-    /// Made earlier and not finished.
+    /// Made earlier and not finished, or ended meanwhile when it was to go on.
     Attached(Run),
+    /// None is made by `fill`: an earlier report of the window may be made and mailed.
+    LeftAlone(Doubtful),
 }
 
 impl RunStore {
@@ -102,11 +104,12 @@ impl RunStore {
             if new.wants != Wants::GoingOn {
                 let mut tx = self.pool.begin().await.map_err(doing(what))?;
                 if let Some(run) = self.insert(&mut tx, series, new).await? {
-                    // The run that was live a moment ago may have been archived since we looked: this statement sees it.
-                    if new.wants == Wants::Another || held(&mut *tx, series, new).await?.is_none() {
+                    // The run that was live a moment ago may have ended since we looked: these statements see it.
+                    let is_held = new.wants != Wants::Another && held(&mut *tx, series, new).await?.is_some();
+                    if !is_held && revivable(&mut *tx, &[(series, new)]).await?.is_empty() {
                         let doubt = doubtful(&mut *tx, &[(series, new)]).await?.pop();
                         if let Some(doubt) = doubt.filter(|_| new.trigger == Trigger::Fill) {
-                            return Err(StoreError::Refused(format!("left alone: {}", doubt.advice())));
+                            return Ok(Opened::LeftAlone(doubt));
                         }
                         tx.commit().await.map_err(doing(what))?;
                         return Ok(Opened::Made(run, doubt));
@@ -128,13 +131,28 @@ impl RunStore {
                 return Ok(Opened::Attached(run));
             }
             if new.wants == Wants::GoingOn {
-                return Err(StoreError::Refused(format!(
-                    "the last run of {} does not go on with its ticket any more: look again, with the same command",
-                    new.window_label
-                )));
+                let last = self.newest_of_window(series, new).await?;
+                return last.map(Opened::Attached).ok_or_else(|| {
+                    StoreError::Refused(format!("{} has no run that could go on: look again", new.window_label))
+                });
             }
         }
         Err(StoreError::Refused("runs of this window come and go too fast to attach to one: try again".into()))
+    }
+
+    /// The run of the window that was made last.
+    async fn newest_of_window(&self, series: i64, new: &NewRun) -> Result<Option<Run>, StoreError> {
+        // Served by runs_of_window.
+        sqlx::query_as(
+            "SELECT * FROM runs WHERE series_id = $1 AND window_start = $2 AND window_end = $3
+             ORDER BY created_at DESC LIMIT 1",
+        )
+        .bind(series)
+        .bind(new.window_start)
+        .bind(new.window_end)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look up the last run of a window"))
     }
 
     /// Lets the window's last run go on with its ticket, if it can; it is then live.

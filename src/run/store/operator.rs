@@ -9,10 +9,10 @@ use crate::run::state::{Event, sources};
 use crate::run::{FailureClass, Run, State};
 
 /// What the creates of an ended run may still lead to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PastCreates {
-    /// The vendor made a task and never said that it ended: this create's.
-    Alive(Uuid),
+    /// The vendor made a task and never said that it ended: this create's, which was sent with this account.
+    Alive(Uuid, String),
     /// One of them may have taken effect, and nobody knows.
     Doubtful,
     /// None can lead to anything.
@@ -43,40 +43,18 @@ impl RunStore {
         if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "cancel", "runs that have not ended")) }
     }
 
-    /// Stops the queued runs whose windows are held, after revisions came from the archive; returns how many.
-    pub async fn cancel_held(&self) -> Result<u64, StoreError> {
-        // Served by runs_by_state and revisions_of_window.
-        let done = sqlx::query(
-            "WITH moved AS (
-                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), failure_class = NULL,
-                     failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
-                 WHERE state = 'queued' AND state = ANY ($1) AND lease_token IS NULL
-                     AND window_is_held(series_id, window_start, window_end, provisional)
-                 RETURNING id
-             )
-             INSERT INTO run_events (run_id, kind, who, detail)
-             SELECT id, 'cancelled', $2, 'the archive holds its window: it was not sent' FROM moved",
-        )
-        .bind(sources(Event::Cancel))
-        .bind(&self.who.0)
-        .execute(&self.pool)
-        .await
-        .map_err(doing("stop the queued runs of windows that are held"))?;
-        Ok(done.rows_affected())
-    }
-
     /// What is known of the creates that an ended run made: every one counts, not only the last.
     pub async fn past_creates(&self, run: &Run) -> Result<PastCreates, StoreError> {
-        let alive: Option<Uuid> = sqlx::query_scalar(
-            "SELECT attempt_id FROM remote_tasks WHERE run_id = $1 AND outcome = 'created' AND finished_at IS NULL
+        let alive: Option<(Uuid, String)> = sqlx::query_as(
+            "SELECT attempt_id, account FROM remote_tasks WHERE run_id = $1 AND outcome = 'created' AND finished_at IS NULL
              ORDER BY intended_at DESC LIMIT 1",
         )
         .bind(run.id)
         .fetch_optional(&self.pool)
         .await
         .map_err(doing("look up the tasks of a run"))?;
-        if let Some(attempt) = alive {
-            return Ok(PastCreates::Alive(attempt));
+        if let Some((attempt, account)) = alive {
+            return Ok(PastCreates::Alive(attempt, account));
         }
         let doubtful: bool = sqlx::query_scalar(
             "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown'))",
@@ -86,6 +64,27 @@ impl RunStore {
         .await
         .map_err(doing("look up the tasks of a run"))?;
         Ok(if doubtful { PastCreates::Doubtful } else { PastCreates::None })
+    }
+
+    /// Another ended run of the window whose report BIK may have made, and mailed to whom this run's would be: a fresh start of this
+    /// one would be the second.
+    pub async fn made_by_another(&self, run: &Run) -> Result<Option<Uuid>, StoreError> {
+        // Served by runs_of_window and remote_tasks_of_run.
+        sqlx::query_scalar(
+            "SELECT other.id FROM runs mine JOIN runs other ON other.series_id = mine.series_id
+                 AND other.window_start = mine.window_start AND other.window_end = mine.window_end AND other.id <> mine.id
+             WHERE mine.id = $1 AND other.vendor = 'bik' AND other.state IN ('failed', 'cancelled')
+               AND other.request->>'content_hash' = mine.request->>'content_hash'
+               AND (other.request->'emails')::jsonb @> (mine.request->'emails')::jsonb
+               AND EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = other.id AND base_url = mine.base_url
+                   AND (outcome IN ('intended', 'unknown') AND mine.request->>'on_unknown' = 'hold'
+                        OR outcome = 'created' AND finished_at IS NULL))
+             ORDER BY other.created_at DESC LIMIT 1",
+        )
+        .bind(run.id)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look for other runs of a window"))
     }
 
     /// Starts an ended run again with the ticket of this create, from now on asked for as this account where one is named.

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use sqlx::FromRow;
 use uuid::Uuid;
 
-use super::{RunStore, StoreError, doing, fenced};
+use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, State, sources};
 use crate::run::{Lease, Trigger};
 
@@ -72,6 +72,15 @@ pub struct RevisionRow {
     pub archived_at: DateTime<Utc>,
 }
 
+/// What became of the runs of an older database when a revision was adopted.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Adopted {
+    /// Runs that had made it and did not know: 0 or 1.
+    pub ended: u64,
+    /// Queued runs of its window: 0 or 1.
+    pub cancelled: u64,
+}
+
 /// The newest revision of a window's name.
 #[derive(Clone, Debug, FromRow)]
 pub struct NewestManifest {
@@ -101,6 +110,15 @@ impl RunStore {
         .fetch_optional(&self.pool)
         .await
         .map_err(doing("look up what is held of a window"))
+    }
+
+    /// The series that a run belongs to now.
+    pub async fn series_of_run(&self, run: Uuid) -> Result<i64, StoreError> {
+        sqlx::query_scalar("SELECT series_id FROM runs WHERE id = $1")
+            .bind(run)
+            .fetch_one(&self.pool)
+            .await
+            .map_err(doing("look up the series of a run"))
     }
 
     /// The revision that a run made.
@@ -198,20 +216,20 @@ impl RunStore {
             (Some(_), _) => Event::Store,
         };
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let moved = sqlx::query(
+        let moved: Option<i64> = sqlx::query_scalar(
             "WITH moved AS (
                  UPDATE runs SET state = $3, noticed = NULL, revision = $4, finished_at = reportd_now(), lease_token = NULL,
                      lease_until = NULL, claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false,
                      failure_class = NULL, failure = NULL
                  WHERE id = $1 AND ($2::uuid IS NULL OR lease_token = $2) AND state = ANY ($5)
-                 RETURNING id, attempt_id
+                 RETURNING id, attempt_id, series_id
              ), task AS (
                  UPDATE remote_tasks SET finished_at = reportd_now() FROM moved
                  WHERE remote_tasks.attempt_id = moved.attempt_id AND remote_tasks.finished_at IS NULL
              ), told AS (
                  INSERT INTO run_events (run_id, kind, who, detail) SELECT id, $3, $6, $7 FROM moved
              )
-             SELECT id FROM moved",
+             SELECT series_id FROM moved",
         )
         .bind(run)
         .bind(lease.map(|l| l.token))
@@ -225,16 +243,19 @@ impl RunStore {
             artifacts.len(),
             artifacts.iter().map(|a| a.bytes).sum::<i64>()
         ))
-        .execute(&mut *tx)
+        .fetch_optional(&mut *tx)
         .await
         .map_err(doing(what))?;
-        fenced(moved.rows_affected())?;
-        insert_revision(&mut tx, row, artifacts).await?;
+        // A rename may have moved the run to another series since its worker took it.
+        let row = RevisionRow { series_id: moved.ok_or(StoreError::LeaseLost)?, ..row.clone() };
+        insert_revision(&mut tx, &row, artifacts).await?;
         tx.commit().await.map_err(doing(what))
     }
 
-    /// Adopts a revision that a manifest tells of; returns whether it was new. Never makes a run.
-    pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<bool, StoreError> {
+    /// Adopts a revision that a manifest tells of; `None` = it is known. Never makes a run. An older database may still have the run
+    /// that made it, which ends, and a queued one of its window, which is stopped: neither is to send anything. A run that is about
+    /// to commit this very revision is left to its worker.
+    pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<Option<Adopted>, StoreError> {
         let what = "adopt a revision from its manifest";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let known: bool = sqlx::query_scalar(
@@ -251,11 +272,57 @@ impl RunStore {
         .await
         .map_err(doing(what))?;
         if known {
-            return Ok(false);
+            return Ok(None);
         }
         insert_revision(&mut tx, row, artifacts).await?;
+        let event = if row.state == State::Empty { Event::AdoptEmpty } else { Event::Adopt };
+        // Whom it tells was told when it ended first.
+        let ended = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL,
+                     claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false, failure_class = NULL, failure = NULL
+                 WHERE id = $1 AND state = ANY ($5)
+                   AND (revision IS DISTINCT FROM $3 OR state NOT IN ('submitting', 'waiting'))
+                 RETURNING id
+             ), task AS (
+                 UPDATE remote_tasks SET finished_at = $4 FROM moved WHERE run_id = moved.id AND finished_at IS NULL
+             )
+             INSERT INTO run_events (run_id, kind, who, detail)
+             SELECT id, 'adopted', $6, 'its manifest was in the archive already' FROM moved",
+        )
+        .bind(row.run_id)
+        .bind(row.state.as_str())
+        .bind(row.revision)
+        .bind(row.archived_at)
+        .bind(sources(event))
+        .bind(&self.who.0)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        let cancelled = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL,
+                     lease_until = NULL, failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0,
+                     errors_since = NULL
+                 WHERE series_id = $1 AND window_start = $2 AND window_end = $3 AND finished_at IS NULL AND id <> $4
+                   AND state = 'queued' AND state = ANY ($5) AND (provisional OR NOT $6)
+                 RETURNING id
+             )
+             INSERT INTO run_events (run_id, kind, who, detail)
+             SELECT id, 'cancelled', $7, 'the archive holds its window: it was not sent' FROM moved",
+        )
+        .bind(row.series_id)
+        .bind(row.window_start)
+        .bind(row.window_end)
+        .bind(row.run_id)
+        .bind(sources(Event::Cancel))
+        .bind(row.provisional)
+        .bind(&self.who.0)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
         tx.commit().await.map_err(doing(what))?;
-        Ok(true)
+        Ok(Some(Adopted { ended: ended.rows_affected(), cancelled: cancelled.rows_affected() }))
     }
 }
 

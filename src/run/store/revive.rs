@@ -28,8 +28,16 @@ pub(super) struct Revival {
 pub(super) struct Found {
     #[sqlx(flatten)]
     pub(super) revival: Revival,
+    series_id: i64,
     window_start: DateTime<Utc>,
     window_end: DateTime<Utc>,
+}
+
+impl Found {
+    /// Whether it is what this run was asked for.
+    pub(super) fn is_of(&self, series: i64, new: &NewRun) -> bool {
+        (self.series_id, self.window_start, self.window_end) == (series, new.window_start, new.window_end)
+    }
 }
 
 impl RunStore {
@@ -61,7 +69,7 @@ pub(super) async fn revivable(
     sqlx::query_as(
         "SELECT newest.id AS run_id, task.attempt_id, NULL AS account,
                 CASE WHEN w.scheduled AND newest.trigger <> 'schedule' THEN w.notices END AS notices,
-                newest.window_start, newest.window_end
+                w.series_id, newest.window_start, newest.window_end
          FROM (SELECT DISTINCT *
                FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bool[], $5::bool[], $6::bool[], $7::bool[],
                            $8::text[], $9::text[], $10::text[], $11::text[])
@@ -131,10 +139,12 @@ pub(super) async fn go_on(
              RETURNING runs.id
          ), asked AS (
              UPDATE remote_tasks SET account = $5, named_by = $3
-             FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND $5 IS NOT NULL
+             FROM moved WHERE attempt_id = $4 AND run_id = moved.id AND account NOT IN ($5, '')
+             RETURNING attempt_id
          )
          INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'retried', $3,
-             CASE WHEN $5 IS NULL THEN 'goes on with its ticket' ELSE 'goes on with its ticket, as another account' END FROM moved",
+             CASE WHEN EXISTS (SELECT 1 FROM asked) THEN 'goes on with its ticket, as another account'
+                  ELSE 'goes on with its ticket' END FROM moved",
     )
     .bind(revival.run_id)
     .bind(sources(Event::RetryTicket))

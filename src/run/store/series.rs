@@ -64,7 +64,7 @@ impl RunStore {
         self.series(job, connection, vendor).await
     }
 
-    /// Which of these have runs under the former name that a take-over would move: former name, connection, new name.
+    /// Which of these have runs or revisions under the former name that a take-over would move: former name, connection, new name.
     pub async fn left_behind(&self, names: &[Renamed]) -> Result<Vec<Renamed>, StoreError> {
         let column = |get: fn(&Renamed) -> &String| names.iter().map(get).collect::<Vec<_>>();
         // Served by series_name_once, runs_history, runs_one_live_per_window and revisions_pkey; a take-over leaves few behind.
@@ -74,13 +74,17 @@ impl RunStore {
              JOIN series old ON old.job = n.former AND old.connection = n.connection
              JOIN series new ON new.job = n.job AND new.connection = n.connection
              CROSS JOIN LATERAL (
-                 SELECT 1 FROM runs WHERE series_id = old.id AND lease_token IS NULL AND (finished_at IS NOT NULL
+                 SELECT 1 FROM runs WHERE series_id = old.id AND (finished_at IS NOT NULL
                      OR NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = new.id AND mine.finished_at IS NULL
                          AND mine.window_start = runs.window_start AND mine.window_end = runs.window_end)
                      AND NOT EXISTS (SELECT 1 FROM revisions mine WHERE mine.series_id = new.id
                          AND mine.window_label = runs.window_label AND mine.revision = runs.revision))
+                 UNION ALL
+                 SELECT 1 FROM revisions WHERE series_id = old.id AND NOT EXISTS (
+                     SELECT 1 FROM revisions mine WHERE mine.series_id = new.id
+                         AND mine.window_label = revisions.window_label AND mine.revision = revisions.revision)
                  LIMIT 1
-             ) live
+             ) left_there
              WHERE NOT old.in_force",
         )
         .bind(column(|name| &name.0))
@@ -137,14 +141,25 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// What moves from series $1 to series $2. A run that somebody works on stays, and so does a live run of a window on which the new
-/// name has one too, or whose revision the new name has: they end under the name they were made with, and the next take-over
-/// moves them.
-const MOVES: [&str; 7] = [
+/// What moves from series $1 to series $2, also what somebody works on at the moment: the next instant of its window must see it. A
+/// live run stays of a window on which the new name has one too, or whose revision the new name has: it ends under the name it was
+/// made with, and the next take-over moves it.
+const MOVES: [&str; 8] = [
+    // Made under the new name before it knew what the former one has.
+    "WITH moved AS (
+         UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL, lease_until = NULL,
+             failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
+         WHERE series_id = $2 AND finished_at IS NULL AND state = 'queued' AND EXISTS (
+             SELECT 1 FROM revisions theirs WHERE theirs.series_id = $1 AND theirs.window_start = runs.window_start
+                 AND theirs.window_end = runs.window_end AND (runs.provisional OR NOT theirs.provisional))
+         RETURNING id
+     )
+     INSERT INTO run_events (run_id, kind, who, detail)
+     SELECT id, 'cancelled', 'reportd', 'the archive holds its window, under a former name: it was not sent' FROM moved",
     "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
              AND mine.revision = revisions.revision)",
-    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND lease_token IS NULL AND (finished_at IS NOT NULL OR NOT EXISTS (
+    "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND (finished_at IS NOT NULL OR NOT EXISTS (
          SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_start = runs.window_start
              AND mine.window_end = runs.window_end AND mine.finished_at IS NULL) AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = runs.window_label

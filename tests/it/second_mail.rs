@@ -1,0 +1,252 @@
+//! What must not make a second mail when two things happen at once, or when a window's history stands elsewhere.
+
+use std::time::Duration;
+
+use reportd::run::store::make::{NewRun, Opened, Second};
+use reportd::run::{State, Trigger};
+use reportd::sandbox::Credentials;
+
+use crate::harness::Shop;
+use crate::store::{new_run, run_of};
+use crate::verbs::{BIK, LIVECHAT, text, until};
+
+/// A BIK job that a schedule fires at 7 and 19, and whose failures are final at once.
+fn twice_a_day() -> String {
+    format!("zone: UTC\nschedule: \"0 7,19 * * *\"\nwindow: yesterday\ngive_up: 0\n{BIK}")
+}
+
+/// The program dies when its create was answered, and leaves a run with a ticket; its id.
+async fn begun(shop: &Shop, job: &str, window: &str, more: &[&str], at: &str) -> String {
+    let mut killed = shop.command(&[&["run-job", job, "--window", window], more].concat());
+    killed.env("REPORTD_CRASH_AT", at);
+    assert_eq!(crate::harness::run(killed).await.code, None, "killed at {at}");
+    shop.advance(Duration::from_secs(61)).await;
+    shop.one("SELECT id::text FROM runs ORDER BY created_at DESC LIMIT 1").await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_ends_while_its_window_is_asked_for_goes_on_and_makes_room_for_no_other() {
+    // `resolve --give-up`, a failure, a cancel: each commits while a schedule's instant, or `run-job`, waits for it.
+    let new = |trigger| NewRun { trigger, second: Second::Mailed, ..new_run(3) };
+    for (trigger, doubt) in
+        [(Trigger::Manual, false), (Trigger::Schedule, false), (Trigger::Schedule, true), (Trigger::Fill, true)]
+    {
+        let shop = Shop::open().await;
+        let store = shop.store();
+        let run = run_of(store.open(&new(Trigger::Manual)).await.unwrap());
+        let known = if doubt {
+            "'unknown', NULL, NULL::jsonb, NULL::timestamptz"
+        } else {
+            "'created', '1', '{}'::jsonb, now()"
+        };
+        shop.sql(&format!(
+            "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account, outcome, remote_id, ticket, created_at)
+             SELECT gen_random_uuid(), id, connection, vendor, base_url, account, {known} FROM runs"
+        ))
+        .await;
+        let mut ending = shop.pool.begin().await.unwrap();
+        sqlx::query("UPDATE runs SET state = 'cancelled', finished_at = reportd_now() WHERE id = $1")
+            .bind(run.id)
+            .execute(&mut *ending)
+            .await
+            .unwrap();
+        let series = crate::serving::make_due(&shop, "report").await;
+        let asking = {
+            let (store, new) = (store.on_own_connection(), new(trigger));
+            tokio::spawn(async move {
+                if trigger == Trigger::Schedule {
+                    crate::serving::settle_one(&store, series, new).await;
+                    None
+                } else {
+                    Some(store.open(&new).await.unwrap())
+                }
+            })
+        };
+        shop.until_count(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+            1,
+        )
+        .await;
+        ending.commit().await.unwrap();
+        let opened = asking.await.unwrap();
+        let state = store.run(run.id).await.unwrap().unwrap().state;
+        assert_eq!(shop.number("SELECT count(*) FROM runs").await, 1, "{trigger:?} {doubt}: {opened:?}");
+        assert_eq!(state, if doubt { State::Cancelled } else { State::Waiting }, "{trigger:?} {doubt}: {opened:?}");
+        match (trigger, opened) {
+            (Trigger::Schedule, None) => {
+                let outcome: String = shop.one("SELECT outcome FROM fires").await;
+                assert_eq!(outcome, if doubt { "skipped" } else { "covered" });
+                assert_eq!(shop.one::<uuid::Uuid>("SELECT run_id FROM fires").await, run.id);
+            }
+            (Trigger::Manual, Some(Opened::Attached(same))) => assert_eq!(same.id, run.id),
+            (Trigger::Fill, Some(Opened::LeftAlone(found))) => assert_eq!(found.run_id, run.id),
+            other => panic!("{other:?}"),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn fill_leaves_a_window_alone_that_came_into_doubt_after_it_had_looked() {
+    let shop = Shop::open().await;
+    let new = NewRun { trigger: Trigger::Fill, second: Second::Mailed, ..new_run(3) };
+    let Opened::Made(run, None) = shop.store().open(&new).await.unwrap() else { panic!("nothing is in doubt yet") };
+    shop.store().cancel(&run).await.unwrap();
+    shop.sql(
+        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+         SELECT gen_random_uuid(), id, connection, vendor, base_url, account FROM runs",
+    )
+    .await;
+    let opened = shop.store().open(&new).await.unwrap();
+    assert!(matches!(&opened, Opened::LeftAlone(doubt) if doubt.run_id == run.id), "{opened:?}");
+    let by_hand = NewRun { trigger: Trigger::Manual, ..new };
+    let opened = shop.store().open(&by_hand).await.unwrap();
+    assert!(matches!(&opened, Opened::Made(_, Some(doubt)) if doubt.run_id == run.id), "{opened:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_database_and_a_renamed_job_that_is_applied_before_the_rebuild_send_nothing_again() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-06T06:00:00Z").await;
+    let yaml = format!("since: 2025-03-03\n{}", twice_a_day());
+    shop.job("old", &yaml);
+    for day in 3..=5 {
+        shop.run_job("old", &format!("2025-03-0{day}..2025-03-0{day}"), &[]).await.expect(0);
+    }
+    let mails = shop.sandbox.mails().len();
+    shop.without_job("old");
+    shop.job("new", &format!("was: [old]\n{yaml}"));
+    for table in ["artifacts", "revisions", "run_events", "remote_tasks", "runs", "series"] {
+        shop.sql(&format!("DELETE FROM {table}")).await;
+    }
+    shop.run(&["apply"]).await.expect(0);
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    shop.clock("2025-03-06T07:00:01Z").await;
+    let serving = shop.serve_with(&["--follow"], &[]).await;
+    until("every instant is decided", || async {
+        shop.ledger("new").await.last().is_some_and(|last| last.starts_with("2025-03-06T07:00"))
+    })
+    .await;
+    serving.stop().await;
+    assert_eq!(shop.ledger("new").await.last().map(String::as_str), Some("2025-03-06T07:00 covered"));
+    assert_eq!((shop.sandbox.mails().len(), shop.number("SELECT count(*) FROM runs").await), (mails, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_sends_nothing_anew_while_another_run_of_the_window_may_bring_the_report() {
+    let shop = Shop::open().await;
+    shop.job("report", BIK);
+    shop.without_waits().await;
+    shop.fault("bik.generateReport=400:1");
+    let window = "2025-03-03..2025-03-03";
+    let refused = shop.run_job("report", window, &[]).await.expect(1).line();
+    let made = begun(&shop, "report", window, &[], "ticket-committed").await;
+    shop.run(&["cancel", &made]).await.expect(0);
+    let retry = ["retry", text(&refused["run_id"])];
+    shop.run(&retry).await.expect(2).says(&format!("reportd retry {} goes on with that", &made[..8]));
+    shop.run(&["retry", &made]).await.expect(0);
+    assert_eq!(shop.run_job("report", window, &[]).await.expect(0).line()["run_id"], made.as_str());
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_schedule_skips_only_what_would_serve_it_and_late_after_tells_of_what_it_skipped() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-04T06:00:00Z").await;
+    shop.without_waits().await;
+    let job = format!("late_after: 1h\n{}", twice_a_day());
+    // Lost by hand: what quiet_emails would have had, and with another question, is no report for the shop's readers.
+    shop.job("other", &job.replace("reportName: ", "reportName: Another "));
+    shop.job("same", &job);
+    for (name, more) in [("other", &[][..]), ("same", &["--mail"])] {
+        shop.fault("bik.generateReport=lost:1");
+        let lost = shop.run_job(name, "2025-03-03..2025-03-03", more).await.expect(3).line();
+        shop.run(&["cancel", text(&lost["run_id"])]).await.expect(0);
+    }
+    shop.job("other", &job);
+    let serving = shop.serve().await;
+    shop.clock("2025-03-04T07:00:01Z").await;
+    until("both are decided", || async { shop.number("SELECT count(*) FROM fires").await == 2 }).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state IN ('archived', 'empty')", 1).await;
+    serving.stop().await;
+    assert_eq!(shop.ledger("other").await, ["2025-03-04T07:00 fired"]);
+    assert_eq!(shop.ledger("same").await, ["2025-03-04T07:00 skipped"]);
+    let why = shop.run(&["why", "same", "--at", "2025-03-04T07:00:00Z"]).await.expect(0).stdout;
+    assert!(why.contains("no run was made: an earlier run may have been made and mailed"), "{why}");
+    shop.clock("2025-03-04T08:30:00Z").await;
+    let told = shop.run(&["status", "--format", "json"]).await.expect(1).json();
+    let late: Vec<&str> = told.iter().filter(|item| item["cause"] == "late").map(|item| text(&item["job"])).collect();
+    assert_eq!(late, ["same"], "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_provisional_report_stands_for_no_final_one_that_is_in_doubt() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    let new = NewRun { trigger: Trigger::Schedule, second: Second::Mailed, ..new_run(3) };
+    let run = run_of(store.open(&new).await.unwrap());
+    store.cancel(&run).await.unwrap();
+    shop.sql(
+        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+         SELECT gen_random_uuid(), id, connection, vendor, base_url, account FROM runs",
+    )
+    .await;
+    let (mut row, files) = crate::store::revision(&run, 1);
+    (row.provisional, row.run_id) = (true, uuid::Uuid::new_v4());
+    store.adopt(&row, &files).await.unwrap();
+    let series = crate::serving::make_due(&shop, "report").await;
+    crate::serving::settle_one(&store, series, new.clone()).await;
+    assert_eq!(shop.one::<String>("SELECT outcome FROM fires").await, "skipped");
+    // A provisional one in doubt does not keep the final one from being asked for.
+    shop.sql("UPDATE runs SET provisional = true").await;
+    let fire_at = new.fire_at + chrono::TimeDelta::hours(1);
+    crate::serving::settle_one(&store, series, NewRun { fire_at, ..new }).await;
+    assert_eq!(shop.one::<String>("SELECT outcome FROM fires ORDER BY fire_at DESC LIMIT 1").await, "fired");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fill_of_all_leaves_a_job_without_schedule_alone_and_a_run_that_was_cancelled_meanwhile_fails() {
+    let shop = Shop::open().await;
+    shop.job("by-hand", &format!("window: yesterday\nzone: UTC\n{BIK}"));
+    shop.without_waits().await;
+    shop.fault("bik.generateReport=lost:1");
+    let lost = shop.run_job("by-hand", "2025-03-03..2025-03-03", &[]).await.expect(3).line();
+    shop.run(&["fill", "by-hand"]).await.expect(3);
+    shop.run(&["fill", "--all"]).await.expect(0);
+    shop.run(&["cancel", text(&lost["run_id"])]).await.expect(0);
+    // A run that `fill` was to carry on, and that a person stops before its turn.
+    shop.job(
+        "report",
+        &format!("since: 2025-03-03\nzone: UTC\nschedule: \"0 7 * * *\"\nwindow: yesterday\n{LIVECHAT}"),
+    );
+    let queued = shop.run_job("report", "2025-03-03..2025-03-03", &["--no-wait"]).await.expect(4).line();
+    shop.fault("livechat.report=slow");
+    let span = ["fill", "report", "--from", "2025-03-03", "--to", "2025-03-03", "--format", "json"];
+    let filling = shop.start(&span);
+    filling.until_says("carried on").await;
+    shop.run(&["cancel", text(&queued["run_id"])]).await.expect(0);
+    let ended = filling.end().await.expect(1);
+    assert_eq!((text(&ended.line()["run_id"]), text(&ended.line()["state"])), (text(&queued["run_id"]), "cancelled"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_under_the_key_that_the_run_had_first_is_not_asked_for_as_another() {
+    let shop = Shop::open().await;
+    shop.job("report", BIK);
+    let id = begun(&shop, "report", "2025-03-03..2025-03-03", &[], "ticket-committed").await;
+    shop.run(&["cancel", &id]).await.expect(0);
+    let key = |key: &str| {
+        std::fs::write(shop.folder.path().join("key"), key).unwrap();
+        shop.accounts(&[("bik", "key", "file:key")]);
+        shop.sandbox.set_credentials(Credentials { bik_key: key.into(), ..Credentials::default() });
+    };
+    for (now, words) in [("fresh", "asked for as the account"), ("sandbox-key", "asked for as the account")] {
+        key(now);
+        let told = shop.run(&["retry", &id]).await.expect(0).stdout;
+        assert!(told.contains(words), "{told}");
+        shop.run(&["cancel", &id]).await.expect(0);
+    }
+    let told = shop.run(&["retry", &id]).await.expect(0).stdout;
+    assert!(!told.contains("asked for as"), "{told}");
+    shop.run_job("report", "2025-03-03..2025-03-03", &[]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
