@@ -32,6 +32,8 @@ pub struct Applied {
     pub kept: Vec<String>,
     /// Series that fire no more although their job stays: its file, or the config, has no such connection any more.
     pub left_out: Vec<String>,
+    /// What looks like a change of name that takes no history along.
+    pub doubts: Vec<String>,
 }
 
 impl Applied {
@@ -106,7 +108,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
             left_out.push(series_name(job, connection));
         }
     }
-    let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out };
+    let doubts = lost_histories(&put, &applying.files, &removed, &series);
+    let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out, doubts };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
         // History that a former name still had, since its run was live at the change, has moved all the same.
         applying.unchanged().await?;
@@ -116,6 +119,31 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     applied.version = applying.finish(&put, &applied.removed, &series).await?;
     crate::crash::point("set-applied");
     Ok(applied)
+}
+
+/// New jobs that are a gone one's file under another name, and series that begin where their job's last one ends: without its history
+/// every window of the past is asked for again.
+fn lost_histories(
+    put: &[SetFile],
+    known: &HashMap<String, String>,
+    removed: &[String],
+    series: &[(SeriesChange, String, String)],
+) -> Vec<String> {
+    const ANEW: &str = "its windows count as missing, and what is asked for again BIK mails again";
+    let renamed = |file: &SetFile| {
+        let former = removed.iter().find(|job| known.get(*job) == Some(&file.sha256))?;
+        let job = &file.job;
+        Some(format!(
+            "{job} is what {former} was, whose history it takes along with `was: [{former}]` only; else {ANEW}"
+        ))
+    };
+    let moved = |(change, job, connection): &(SeriesChange, String, String)| {
+        let ended = |(other, name, _): &&(SeriesChange, String, String)| !other.in_force && name == job;
+        let (_, _, former) = series.iter().find(ended).filter(|_| change.in_force && change.first_cursor.is_some())?;
+        let (new, old) = (series_name(job, connection), series_name(job, former));
+        Some(format!("{new} begins and {old} ends: a connection that is renamed takes no history along; {ANEW}"))
+    };
+    put.iter().filter_map(renamed).chain(series.iter().filter_map(moved)).collect()
 }
 
 /// The good files whose text differs from what is in force.

@@ -3,7 +3,7 @@
 use clap::Args;
 use serde::Serialize;
 
-use super::{Cx, Exit, Failure, refuse_errors, say, say_json};
+use super::{Cx, Exit, Failure, note, refuse_errors, say, say_json};
 use crate::app::{ArchiveUse, Files};
 use crate::job::load::{compile_all, read};
 use crate::job_set::{self, Applied, ApplyError};
@@ -53,6 +53,9 @@ impl Apply {
 }
 
 fn tell(cx: &Cx, applied: &Applied) {
+    for doubt in &applied.doubts {
+        note(&format!("reportd: {doubt}"));
+    }
     if cx.json() {
         say_json(&Line {
             version: applied.version,

@@ -284,6 +284,8 @@ mod tests {
             id: Uuid::from_u128(9),
             state,
             blocked,
+            base_url: String::new(),
+            account: String::new(),
         }
     }
 

@@ -21,7 +21,7 @@ use crate::job::{Job, Series, series_name};
 use crate::plan::{Covering, Planned, planned};
 use crate::request::window::Window;
 use crate::run::store::StoreError;
-use crate::run::store::calendar::{Range, SeriesRow};
+use crate::run::store::calendar::{Range, SeriesRow, WindowRun};
 use crate::worker::Worker;
 
 /// Series that are looked at in one go: enough that statements are few, few enough that memory stays flat.
@@ -206,8 +206,10 @@ impl<'a> Look<'a> {
         for row in store.held_in(&windows).await? {
             begun[place[&row.series_id]].facts.held.push(row);
         }
-        for row in store.live_of(&ids).await? {
-            begun[place[&row.series_id]].facts.live.push(row);
+        for mut row in store.live_of(&ids).await? {
+            let one = &mut begun[place[&row.series_id]];
+            row.blocked |= self.is_another_accounts(&row, one.chosen);
+            one.facts.live.push(row);
         }
         for row in store.ended_in(&windows).await? {
             begun[place[&row.series_id]].facts.ended.push(row);
@@ -216,6 +218,14 @@ impl<'a> Look<'a> {
             begun[place[&row.series_id]].facts.unfired.push(row);
         }
         Ok(())
+    }
+
+    /// Whether no process with this config may work on a run: it was made for another account, or another place.
+    fn is_another_accounts(&self, run: &WindowRun, (job, _, connection): Chosen<'_>) -> bool {
+        let Some((_, account)) = self.worker.accounts.get(&connection.name, job.vendor()) else { return true };
+        let mine = account.secrets().map(|secrets| secrets.account.clone()).unwrap_or_default();
+        let other = run.account != mine && !run.account.is_empty() && !mine.is_empty();
+        run.base_url != account.base_url || other
     }
 
     /// Between which instants the windows start that are looked at; `None` = there are none.

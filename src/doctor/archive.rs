@@ -57,7 +57,11 @@ async fn look(root: &Path, known: Option<(&Instance, &RunStore)>) -> Check {
     if archive.is_there()
         && let Err(error) = archive.check_usable().await
     {
-        let action = "give the user of this process the right to write there, or end its read-only mount";
+        let action = if is_full(&error) {
+            "make room on that disk: runs wait for it, and go on by themselves"
+        } else {
+            "give the user of this process the right to write there, or end its read-only mount"
+        };
         return bad(&Chain(&error).to_string(), action);
     }
     let (there, path) = (archive.is_there(), root.to_owned());
@@ -101,6 +105,14 @@ fn judge(place: &str, there: bool, room: u64, whose: &str) -> Check {
     Check::note(NAME, subject, &message, "nothing: the first run makes it; if there should be one, correct `archive`")
 }
 
+/// Whether there is no room left on the disk, or in the user's quota.
+fn is_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    use std::io::ErrorKind::{QuotaExceeded, StorageFull};
+    std::iter::successors(Some(error), |error| error.source())
+        .filter_map(|error| error.downcast_ref::<std::io::Error>())
+        .any(|error| matches!(error.kind(), StorageFull | QuotaExceeded))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -114,5 +126,14 @@ mod tests {
             let check = judge("/a", there, ROOM - 1, "the database's");
             assert_eq!((check.state, check.action.as_deref()), (State::Bad, Some(NO_ROOM)));
         }
+    }
+
+    #[test]
+    fn a_full_disk_is_told_from_one_that_may_not_be_written() {
+        use std::io::{Error, ErrorKind};
+        let of =
+            |kind| crate::archive::ArchiveError::Folder { what: "write", path: "/a".into(), source: Error::from(kind) };
+        assert!(is_full(&of(ErrorKind::StorageFull)) && is_full(&of(ErrorKind::QuotaExceeded)));
+        assert!(!is_full(&of(ErrorKind::PermissionDenied)) && !is_full(&of(ErrorKind::ReadOnlyFilesystem)));
     }
 }

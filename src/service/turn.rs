@@ -349,6 +349,9 @@ impl Service {
                         let (count, first) = (applied.left_out.len(), first.as_str());
                         tracing::warn!(count, first, "series fire no more: their job has no such connection any more");
                     }
+                    for doubt in &applied.doubts {
+                        tracing::warn!("{doubt}");
+                    }
                 }
                 Err(ApplyError::Store(error)) => return Err(error),
                 Err(error @ ApplyError::Emptied(_)) => {

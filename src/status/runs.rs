@@ -179,7 +179,8 @@ fn failed_item(facts: &Facts, rows: &[&FailedRow]) -> Option<Item> {
     let correct = if matches!(class.as_str(), "refused" | "protocol") { "correct what it says, then: " } else { "" };
     let command = match count {
         1 => format!("reportd retry {}", short(newest.run_id)),
-        _ if scheduled => format!("reportd fill {name}"),
+        // What was asked for by hand may be no window that `fill` looks at.
+        _ if scheduled && rows.iter().all(|row| row.trigger != "manual") => format!("reportd fill {name}"),
         _ => format!("reportd retry RUN, for each of: reportd runs {name} --state failed"),
     };
     Some(Item {

@@ -93,6 +93,11 @@ pub async fn fetch(context: &Context<'_>, fetch: &Fetch<'_>) -> Result<Spooled, 
     if let Some(error) = classify(Operation::Download, status, wait, format!("HTTP {status} from {host}")) {
         return Err(error);
     }
+    if response.status() == reqwest::StatusCode::PARTIAL_CONTENT {
+        return Err(VendorError::Unclear(format!(
+            "HTTP 206 from {host}: a part of the file, and the whole was asked for"
+        )));
+    }
     let label = Label { name: fetch.name.clone(), expect: fetch.expect, derived: false, simulated: is_loopback(&url) };
     let mut writer = context.spool.file(label);
     let mut told = 0;

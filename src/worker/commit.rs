@@ -15,7 +15,8 @@ use crate::artifact::Spooled;
 use crate::crash;
 use crate::request::{Request, Shape};
 use crate::run::state::{Event, State};
-use crate::run::store::revision::{Adopted, ArtifactRow, NewestManifest, RevisionRow};
+use crate::run::store::adopt::Adopted;
+use crate::run::store::revision::{ArtifactRow, NewestManifest, RevisionRow};
 use crate::run::store::{RunStore, StoreError};
 use crate::run::{Lease, Run, Trigger};
 use crate::vendor::{self, Collected};
@@ -116,7 +117,7 @@ impl Worker {
             let entries = self.archive.link(&folder, facts.attempt, &files).await?;
             crash::point("files-linked");
             // Not that of the claim: a rename may have moved the run since.
-            let series = self.store.series_of_run(run.id).await?;
+            let (series, _) = self.store.standing(run.id).await?;
             let before = self.store.newest_manifest(series, &run.window_label).await?;
             // The chain is that of one folder: a renamed job begins another.
             let window = window_folder(&run.job, &run.connection, &request.window);
@@ -134,8 +135,8 @@ impl Worker {
                         .ok_or_else(|| StoreError::Refused("the manifest just written cannot be read back".into()))?;
                     self.want_deletion(run, request).await?;
                     crash::point("deletion-noted");
-                    self.store.archived(facts.lease, run.id, &row, &artifacts).await?;
-                    return Ok(row);
+                    let revision = self.store.archived(facts.lease, run.id, &row, &artifacts).await?;
+                    return Ok(RevisionRow { revision, ..row });
                 }
                 // Somebody else's revision, which the database does not know of: never overwritten, ours is the next.
                 Err(ArchiveError::Taken { .. }) => {

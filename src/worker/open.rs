@@ -34,6 +34,14 @@ pub enum OpenError {
         "{0}: run `reportd archive rebuild`, which reads the archive's manifests into the database and fetches nothing"
     )]
     Strangers(String),
+    /// What the archive holds of the window is another job's history: this job had the name before.
+    #[error("the archive holds {folder}, which is the history of {job} by now: say `was: [{job}]` in the job file")]
+    Renamed {
+        /// What.
+        folder: String,
+        /// Whose.
+        job: String,
+    },
     /// The archive that the database belongs to is not there.
     #[error(
         "the database belongs to an archive, and there is none in {0}: mount or restore it, or correct `archive` in the config"
@@ -236,31 +244,24 @@ impl Worker {
     async fn check_folder(&self, planned: &Planned, series: i64) -> Result<(), OpenError> {
         let Some(window) = &planned.window else { return Ok(()) };
         let folder = window_folder(&planned.job, &planned.connection, window);
-        match self.stranger_in(&folder, &[series], &window.label()).await? {
-            None => Ok(()),
-            Some(folder) => {
-                Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know")))
-            }
-        }
+        self.no_stranger_in(&folder, series, &window.label()).await
     }
 
-    /// The newest revision in a window's folder, when the database does not know it of any of these series and no live run
-    /// will adopt it.
-    pub(crate) async fn stranger_in(
-        &self,
-        folder: &str,
-        series: &[i64],
-        label: &str,
-    ) -> Result<Option<String>, OpenError> {
-        let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(None) };
-        for series in series {
-            let known = self.store.newest_manifest(*series, label).await?.map(|newest| newest.revision);
-            if known.is_some_and(|known| known >= newest) {
-                return Ok(None);
-            }
-        }
+    /// Fails when the database does not know the newest revision in a window's folder as this series', and no live run will adopt
+    /// it.
+    pub(crate) async fn no_stranger_in(&self, folder: &str, series: i64, label: &str) -> Result<(), OpenError> {
+        let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(()) };
+        let known = self.store.newest_manifest(series, label).await?.map(|newest| newest.revision);
         let folder = format!("{folder}/r{newest}");
-        Ok((!will_be_adopted(&self.archive, &self.store, &folder, Some(series)).await?).then_some(folder))
+        if known.is_some_and(|known| known >= newest)
+            || will_be_adopted(&self.archive, &self.store, &folder, Some(series)).await?
+        {
+            return Ok(());
+        }
+        match self.store.job_of_manifest(&format!("{folder}/manifest.json")).await? {
+            Some(job) => Err(OpenError::Renamed { folder, job }),
+            None => Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know"))),
+        }
     }
 }
 
@@ -297,7 +298,7 @@ async fn will_be_adopted(
     archive: &Archive,
     store: &RunStore,
     folder: &str,
-    of: Option<&[i64]>,
+    of: Option<i64>,
 ) -> Result<bool, OpenError> {
     let Some(stored) = archive.manifest(folder).await? else { return Ok(true) };
     let id = stored.manifest.run_id;
@@ -316,6 +317,6 @@ async fn will_be_adopted(
     let known = store.revision_of(id).await?;
     Ok(known.is_some_and(|row| {
         row.manifest_path.strip_suffix("/manifest.json") == Some(folder)
-            && of.is_none_or(|series| series.contains(&row.series_id))
+            && of.is_none_or(|series| series == row.series_id)
     }))
 }

@@ -161,16 +161,14 @@ impl Worker {
         let attempt = Uuid::new_v4();
         let run = hand.run();
         let folder = window_folder(&run.job, &run.connection, &hand.request.window);
-        let series = self.store.series_of_run(run.id).await?;
-        match self.stranger_in(&folder, &[series], &run.window_label).await {
-            Ok(None) => {}
-            Ok(Some(stranger)) => {
-                let why = format!(
-                    "the archive holds {stranger}, which the database does not know: run `reportd archive rebuild`, which \
-                     fetches nothing"
-                );
-                return self.put_off(hand.claimed, super::trouble::BLOCKED, &why).await;
-            }
+        let (series, needless) = self.store.standing(run.id).await?;
+        if needless {
+            // A rename, a rebuild or another run brought it since this one was made.
+            self.store.needless(lease).await?;
+            return Ok(Stepped::Moved);
+        }
+        match self.no_stranger_in(&folder, series, &run.window_label).await {
+            Ok(()) => {}
             Err(OpenError::Store(error)) => return Err(error),
             Err(error) => {
                 let why = crate::telemetry::Chain(&error).to_string();

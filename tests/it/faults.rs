@@ -365,12 +365,13 @@ fn csv() -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_report_is_never_archived() {
-    let bodies: [(&str, Vec<u8>, &str); 6] = [
+    let bodies: [(&str, Vec<u8>, &str); 7] = [
         ("an HTML page", http(200, "content-type: text/csv\r\n", "\n <!DOCTYPE html><html>"), "HTML"),
         ("nothing", http(200, "content-type: text/csv\r\n", ""), "0 bytes"),
         ("an XML error", http(200, "content-type: text/csv\r\n", "<?xml version='1.0'?><Error/>"), "XML"),
         ("JSON", http(200, "content-type: text/csv\r\n", "{\"error\":{\"code\":403}}"), "JSON"),
         ("a workbook", http(200, "content-type: text/csv\r\n", b"PK\x03\x04and more"), "workbook"),
+        ("a part", http(206, "content-type: text/csv\r\n", "a,b\r\n1,2\r\n"), "HTTP 206"),
         ("half a file", b"HTTP/1.1 200 OK\r\ncontent-length: 999\r\n\r\na,b\r\n1,".to_vec(), "no clear answer"),
     ];
     let shop = Shop::hurried().await;

@@ -250,3 +250,114 @@ async fn a_retry_under_the_key_that_the_run_had_first_is_not_asked_for_as_anothe
     shop.run_job("report", "2025-03-03..2025-03-03", &[]).await.expect(0);
     assert_eq!(shop.sandbox.mails().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_queued_run_is_not_sent_when_its_window_is_held_by_then_unless_it_was_asked_for_again() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-04T06:00:00Z").await;
+    let yaml = format!("since: 2025-03-03\n{}", twice_a_day());
+    shop.job("report", &yaml);
+    let window = "2025-03-03..2025-03-03";
+    shop.run_job("report", window, &[]).await.expect(0);
+    shop.run(&["apply"]).await.expect(0);
+    // A rename, and the former name brought back without `was`: what its folder holds is the other's, and who is asked says so.
+    shop.without_job("report");
+    shop.job("renamed", &format!("was: [report]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("renamed");
+    shop.job("report", &yaml);
+    shop.run_job("report", window, &[]).await.expect(2).says("is the history of renamed by now: say `was: [renamed]`");
+    let serving = shop.serve().await;
+    shop.clock("2025-03-04T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM runs WHERE blocked", 1).await;
+    let told = shop.run(&["status"]).await.expect(1).stdout;
+    assert!(told.contains("say `was: [renamed]`"), "{told}");
+    // Which makes the run needless: its worker sees that.
+    shop.job("report", &format!("was: [renamed]\n{yaml}"));
+    shop.until_count("SELECT count(*) FROM revisions JOIN series s ON s.id = series_id WHERE s.job = 'report'", 1)
+        .await;
+    shop.advance(Duration::from_secs(900)).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL", 0).await;
+    serving.stop().await;
+    assert_eq!(shop.one::<String>("SELECT state FROM runs ORDER BY created_at DESC LIMIT 1").await, "cancelled");
+    assert_eq!((shop.sandbox.mails().len(), shop.holds("report").await), (1, vec!["2025-03-03 r1".to_owned()]));
+
+    // The same for a run that an operator starts again: only what was asked for again is made again.
+    let id: String = shop.one("SELECT id::text FROM runs ORDER BY created_at DESC LIMIT 1").await;
+    shop.run(&["retry", &id]).await.expect(2).says("run-job --again makes another report");
+    let again = shop.run_job("report", window, &["--again", "--no-wait"]).await.expect(4).line();
+    shop.run(&["cancel", text(&again["run_id"])]).await.expect(0);
+    shop.run(&["retry", text(&again["run_id"])]).await.expect(0);
+    let made = shop.run_job("report", window, &["--again"]).await.expect(0).line();
+    assert_eq!((&made["run_id"], &made["revision"], shop.sandbox.mails().len()), (&again["run_id"], &2.into(), 2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn revisions_that_two_names_count_alike_stand_in_nobodys_way() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{LIVECHAT}");
+    shop.job("old", &yaml);
+    let window = "2025-03-03..2025-03-03";
+    shop.run_job("old", window, &[]).await.expect(0);
+    shop.without_job("old");
+    // Renamed without `was`: the window is fetched again. While that is under way the file is corrected.
+    shop.job("new", &yaml);
+    let killed = begun(&shop, "new", window, &[], "manifest-put").await;
+    shop.job("new", &format!("was: [old]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.advance(Duration::from_secs(120)).await;
+    shop.run_job("new", window, &["--again"]).await.expect(0);
+    assert_eq!(shop.store().by_prefix(&killed).await.unwrap().state, State::Archived);
+    shop.run(&["apply"]).await.expect(0);
+    // A copy of the database that lost the one of two that count alike has it again.
+    for table in ["artifacts", "revisions"] {
+        shop.sql(&format!(
+            "DELETE FROM {table} WHERE (series_id, window_label, revision) IN (
+                 SELECT r.series_id, r.window_label, r.revision FROM revisions r WHERE r.run_id = '{killed}')"
+        ))
+        .await;
+    }
+    shop.sql("UPDATE revisions SET series_id = (SELECT id FROM series WHERE job = 'new')").await;
+    shop.run(&["coverage"]).await.expect(2).says("archive rebuild");
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    shop.run(&["coverage"]).await.expect(0);
+    assert_eq!(shop.number("SELECT count(*) FROM revisions").await, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_change_of_name_that_takes_no_history_along_is_told() {
+    let shop = Shop::open().await;
+    let yaml = twice_a_day();
+    shop.job("old", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("old");
+    shop.job("new", &yaml);
+    shop.run(&["apply"]).await.expect(0).says("takes along with `was: [old]` only");
+    let config = std::fs::read_to_string(shop.folder.path().join("reportd.yaml")).unwrap();
+    assert!(config.contains("north:"), "{config}");
+    std::fs::write(shop.folder.path().join("reportd.yaml"), config.replace("north:", "south:")).unwrap();
+    shop.run(&["apply"]).await.expect(0).says("new@south begins and new@north ends");
+    // A text of its own is another job.
+    shop.without_job("new");
+    shop.job("other", &format!("late_after: 1h\n{yaml}"));
+    let told = shop.run(&["apply"]).await.expect(0);
+    assert!(!told.stderr.contains("history"), "{told:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_of_another_account_needs_somebody_in_the_calendar_and_for_fill_too() {
+    let shop = Shop::open().await;
+    shop.job("report", &format!("since: 2025-03-03\n{}", twice_a_day()));
+    let id = begun(&shop, "report", "2025-03-03..2025-03-03", &[], "ticket-committed").await;
+    let span = ["--from", "2025-03-03", "--to", "2025-03-03"];
+    let state = async || -> String {
+        let cells = shop.run(&[&["coverage", "report", "--format", "json"], &span[..]].concat()).await.expect(0).json();
+        text(&cells[0]["state"]).to_owned()
+    };
+    assert_eq!(state().await, "in_flight");
+    std::fs::write(shop.folder.path().join("key"), "fresh").unwrap();
+    shop.accounts(&[("bik", "key", "file:key")]);
+    assert_eq!(state().await, "needs_you");
+    let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
+    filled.says(&format!("a run waits for a person: `reportd show {}`", &id[..8]));
+}

@@ -5,15 +5,15 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
+use reportd::run::store::adopt::Adopted;
 use reportd::run::store::claim::Claimed;
 use reportd::run::store::firing::{Decided, Made, Settled};
 use reportd::run::store::make::{NewRun, Second, Wants};
 use reportd::run::store::permit::{Admission, Intent, Permit};
-use reportd::run::store::revision::{Adopted, RevisionRow};
+use reportd::run::store::revision::RevisionRow;
 use reportd::run::store::serving::{Claimant, Replica};
 use reportd::run::store::{LEASE, RunStore};
-use reportd::run::{State, Trigger, Who};
-use rustix::process::Signal;
+use reportd::run::{Trigger, Who};
 use serde_json::json;
 use sqlx::PgPool;
 use sqlx::postgres::{PgConnectOptions, PgPoolOptions};
@@ -492,7 +492,7 @@ async fn a_renamed_job_keeps_its_series_or_takes_the_history_over_and_leaves_a_l
     row.manifest_path = format!("old/{}/r1/manifest.json", row.window_label);
     assert_eq!(store.adopt(&row, &files).await.unwrap(), Some(Adopted::default()));
     store.series_of("new", "north", "jaicp", &was).await.unwrap();
-    assert_eq!(store.run(queued.id).await.unwrap().unwrap().state, State::Cancelled);
+    assert_eq!(store.standing(queued.id).await.unwrap(), (new, true), "its worker ends it");
     let held = store.held(new, row.window_start, row.window_end).await.unwrap();
     assert_eq!(held.map(|held| held.run_id), Some(row.run_id));
 }

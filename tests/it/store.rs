@@ -433,9 +433,10 @@ const WRITES: &[(&str, State, Write)] = &[
     ("archived", State::Waiting, |store, claimed| {
         Box::pin(async {
             let (row, files) = revision(&claimed.run, 1);
-            store.archived(Some(&claimed.lease), claimed.run.id, &row, &files).await
+            store.archived(Some(&claimed.lease), claimed.run.id, &row, &files).await.map(drop)
         })
     }),
+    ("needless", State::Queued, |store, claimed| Box::pin(store.needless(&claimed.lease))),
 ];
 
 #[test]

@@ -92,6 +92,8 @@ pub struct FailedRow {
     pub window_zone: String,
     /// Name of the window.
     pub window_label: String,
+    /// Why it was made.
+    pub trigger: String,
     /// The class.
     pub failure_class: String,
     /// What happened.
@@ -221,7 +223,7 @@ impl RunStore {
     pub async fn failed_windows(&self) -> Result<Vec<FailedRow>, StoreError> {
         sqlx::query_as(
             "SELECT r.series_id, r.id AS run_id, r.job, r.connection, r.vendor, r.window_start, r.window_end, r.window_zone,
-                    r.window_label, r.failure_class, left(r.failure, 500) AS failure, r.finished_at
+                    r.window_label, r.trigger, r.failure_class, left(r.failure, 500) AS failure, r.finished_at
              FROM runs r CROSS JOIN LATERAL (
                  SELECT n.id FROM runs n
                  WHERE n.series_id = r.series_id AND n.window_start = r.window_start AND n.window_end = r.window_end

@@ -88,6 +88,10 @@ pub struct WindowRun {
     pub state: State,
     /// It goes on only after a person did something.
     pub blocked: bool,
+    /// Base URL that it was made for.
+    pub base_url: String,
+    /// Account that it was made for; '' = not known.
+    pub account: String,
 }
 
 /// An instant that did not fire.
@@ -196,7 +200,7 @@ impl RunStore {
         sqlx::query_as(
             "SELECT r.* FROM unnest($1::bigint[]) AS s (id)
              CROSS JOIN LATERAL (
-                 SELECT series_id, window_start, window_end, window_zone, id, state, blocked FROM runs
+                 SELECT series_id, window_start, window_end, window_zone, id, state, blocked, base_url, account FROM runs
                  WHERE series_id = s.id AND finished_at IS NULL OFFSET 0
              ) r",
         )
@@ -225,7 +229,8 @@ impl RunStore {
         sqlx::query_as(
             "SELECT r.* FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[]) AS s (id, from_at, until_at)
              CROSS JOIN LATERAL (
-                 SELECT DISTINCT ON (window_start, window_end) series_id, window_start, window_end, window_zone, id, state, blocked
+                 SELECT DISTINCT ON (window_start, window_end) series_id, window_start, window_end, window_zone, id, state, blocked,
+                        base_url, account
                  FROM runs
                  WHERE series_id = s.id AND window_start >= s.from_at AND window_start < s.until_at
                    AND finished_at IS NOT NULL

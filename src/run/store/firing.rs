@@ -216,10 +216,11 @@ impl Firing<'_> {
         self.revive(going_on).await?;
         let made: Vec<Uuid> = sqlx::query_scalar(
             "INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
-                               window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at, notices)
+                               window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at, notices,
+                               again)
              SELECT id, series_id, job, connection, vendor, trigger, 'queued', window_start, window_end,
                     window_zone, window_label, provisional, fire_at, request::json, base_url, account,
-                    GREATEST(reportd_now(), not_before), notices::json
+                    GREATEST(reportd_now(), not_before), notices::json, again
              FROM unnest($1::uuid[], $2::bigint[], $3::text[], $4::text[], $5::text[], $6::text[], $7::timestamptz[],
                          $8::timestamptz[], $9::text[], $10::text[], $11::bool[], $12::timestamptz[], $13::text[],
                          $14::text[], $15::text[], $16::timestamptz[], $17::bool[], $18::text[])

@@ -176,9 +176,9 @@ impl RunStore {
             "WITH made AS (
                  INSERT INTO runs (id, series_id, job, connection, vendor, trigger, state, window_start, window_end,
                                    window_zone, window_label, provisional, fire_at, request, base_url, account, next_step_at,
-                                   notices)
+                                   notices, again)
                  VALUES ($1, $2, $3, $4, $5, $6, 'queued', $7, $8, $9, $10, $11, $12, $13::json, $14, $15,
-                         GREATEST(reportd_now(), $16), $18::json)
+                         GREATEST(reportd_now(), $16), $18::json, $19)
                  ON CONFLICT (series_id, window_start, window_end) WHERE finished_at IS NULL DO NOTHING
                  RETURNING *
              ), told AS (
@@ -205,6 +205,7 @@ impl RunStore {
         .bind(new.not_before)
         .bind(&self.who.0)
         .bind(new.notices.as_ref().map(Value::to_string))
+        .bind(new.wants == Wants::Another)
         .fetch_optional(&mut **tx)
         .await
         .map_err(doing("make a run"))

@@ -6,6 +6,7 @@
 //! - Time is `reportd_now()`, never the process's clock.
 //! - No transaction spans a network call.
 
+pub mod adopt;
 pub mod alert;
 pub mod attention;
 pub mod calendar;

@@ -236,6 +236,30 @@ impl RunStore {
         self.end(lease, Event::Doubt, FailureClass::UnknownCreate, message, None, Some(Outcome::Unknown)).await
     }
 
+    /// Ends a run that need not be sent: the archive holds its window by now.
+    pub async fn needless(&self, lease: &Lease) -> Result<(), StoreError> {
+        let done = sqlx::query(
+            "WITH moved AS (
+                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL,
+                     lease_until = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
+                 WHERE id = $1 AND lease_token = $2 AND state = 'queued' AND state = ANY ($3)
+                 RETURNING id
+             ), told AS (
+                 INSERT INTO run_events (run_id, kind, who, detail)
+                 SELECT id, 'cancelled', $4, 'the archive holds its window: it was not sent' FROM moved
+             )
+             SELECT id FROM moved",
+        )
+        .bind(lease.run)
+        .bind(lease.token)
+        .bind(sources(Event::Cancel))
+        .bind(&self.who.0)
+        .execute(&self.pool)
+        .await
+        .map_err(doing("end a run whose window is held"))?;
+        fenced(done.rows_affected())
+    }
+
     /// Holds a run again whose ticket an operator named and that comes to no report: its create is as unknown as before.
     pub async fn disown(&self, lease: &Lease, message: &str) -> Result<(), StoreError> {
         let done = sqlx::query(

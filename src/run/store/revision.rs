@@ -72,15 +72,6 @@ pub struct RevisionRow {
     pub archived_at: DateTime<Utc>,
 }
 
-/// What became of the runs of an older database when a revision was adopted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Adopted {
-    /// Runs that had made it and did not know: 0 or 1.
-    pub ended: u64,
-    /// Queued runs of its window: 0 or 1.
-    pub cancelled: u64,
-}
-
 /// The newest revision of a window's name.
 #[derive(Clone, Debug, FromRow)]
 pub struct NewestManifest {
@@ -112,13 +103,17 @@ impl RunStore {
         .map_err(doing("look up what is held of a window"))
     }
 
-    /// The series that a run belongs to now.
-    pub async fn series_of_run(&self, run: Uuid) -> Result<i64, StoreError> {
-        sqlx::query_scalar("SELECT series_id FROM runs WHERE id = $1")
-            .bind(run)
-            .fetch_one(&self.pool)
-            .await
-            .map_err(doing("look up the series of a run"))
+    /// The series that a run belongs to now, and whether it is needless: the archive holds its window, and it was not asked for another
+    /// report of it.
+    pub async fn standing(&self, run: Uuid) -> Result<(i64, bool), StoreError> {
+        sqlx::query_as(
+            "SELECT series_id, NOT again AND window_is_held(series_id, window_start, window_end, provisional)
+             FROM runs WHERE id = $1",
+        )
+        .bind(run)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("look whether a run's window is held"))
     }
 
     /// The revision that a run made.
@@ -201,14 +196,15 @@ impl RunStore {
     }
 
     /// Commits what the archive already has: the run becomes `archived` or `empty`, its revision and artifacts become
-    /// rows, all or nothing. `lease` is `None` when an operator hands in a held run's report.
+    /// rows, all or nothing. `lease` is `None` when an operator hands in a held run's report. Returns the number it has in the
+    /// database.
     pub async fn archived(
         &self,
         lease: Option<&Lease>,
         run: Uuid,
         row: &RevisionRow,
         artifacts: &[ArtifactRow],
-    ) -> Result<(), StoreError> {
+    ) -> Result<i32, StoreError> {
         let what = "commit an archived run";
         let event = match (lease, row.state) {
             (None, _) => Event::ResolveFile,
@@ -248,89 +244,74 @@ impl RunStore {
         .map_err(doing(what))?;
         // A rename may have moved the run to another series since its worker took it.
         let row = RevisionRow { series_id: moved.ok_or(StoreError::LeaseLost)?, ..row.clone() };
-        insert_revision(&mut tx, &row, artifacts).await?;
-        tx.commit().await.map_err(doing(what))
+        let revision = insert_revision(&mut tx, row, artifacts).await?;
+        sqlx::query("UPDATE runs SET revision = $2 WHERE id = $1 AND revision <> $2")
+            .bind(run)
+            .bind(revision)
+            .execute(&mut *tx)
+            .await
+            .map_err(doing(what))?;
+        tx.commit().await.map_err(doing(what))?;
+        Ok(revision)
     }
+}
 
-    /// Adopts a revision that a manifest tells of; `None` = it is known. Never makes a run. An older database may still have the run
-    /// that made it, which ends, and a queued one of its window, which is stopped: neither is to send anything. A run that is about
-    /// to commit this very revision is left to its worker.
-    pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<Option<Adopted>, StoreError> {
-        let what = "adopt a revision from its manifest";
-        let mut tx = self.pool.begin().await.map_err(doing(what))?;
-        let known: bool = sqlx::query_scalar(
-            // A renamed job's revisions belong to another series than their manifests say.
-            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3)
-                 OR EXISTS (SELECT 1 FROM revisions WHERE manifest_path = $4 AND manifest_sha256 = $5)",
+/// Writes a revision and its artifacts; returns its number, which is the next free one where the number is another manifest's: a
+/// renamed job's folders each count from r1.
+pub(super) async fn insert_revision(
+    tx: &mut sqlx::PgTransaction<'_>,
+    mut row: RevisionRow,
+    artifacts: &[ArtifactRow],
+) -> Result<i32, StoreError> {
+    let what = "write a revision";
+    while !insert_row(tx, &row).await? {
+        // A rebuild read this very manifest before its run came back: then all is as it should be.
+        let same: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3
+                 AND run_id = $4 AND manifest_sha256 = $5)",
         )
         .bind(row.series_id)
         .bind(&row.window_label)
         .bind(row.revision)
-        .bind(&row.manifest_path)
+        .bind(row.run_id)
         .bind(&row.manifest_sha256)
-        .fetch_one(&mut *tx)
+        .fetch_one(&mut **tx)
         .await
         .map_err(doing(what))?;
-        if known {
-            return Ok(None);
+        if same {
+            return Ok(row.revision);
         }
-        insert_revision(&mut tx, row, artifacts).await?;
-        let event = if row.state == State::Empty { Event::AdoptEmpty } else { Event::Adopt };
-        // Whom it tells was told when it ended first.
-        let ended = sqlx::query(
-            "WITH moved AS (
-                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL,
-                     claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false, failure_class = NULL, failure = NULL
-                 WHERE id = $1 AND state = ANY ($5)
-                   AND (revision IS DISTINCT FROM $3 OR state NOT IN ('submitting', 'waiting'))
-                 RETURNING id
-             ), task AS (
-                 UPDATE remote_tasks SET finished_at = $4 FROM moved WHERE run_id = moved.id AND finished_at IS NULL
-             )
-             INSERT INTO run_events (run_id, kind, who, detail)
-             SELECT id, 'adopted', $6, 'its manifest was in the archive already' FROM moved",
-        )
-        .bind(row.run_id)
-        .bind(row.state.as_str())
-        .bind(row.revision)
-        .bind(row.archived_at)
-        .bind(sources(event))
-        .bind(&self.who.0)
-        .execute(&mut *tx)
-        .await
-        .map_err(doing(what))?;
-        let cancelled = sqlx::query(
-            "WITH moved AS (
-                 UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL,
-                     lease_until = NULL, failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0,
-                     errors_since = NULL
-                 WHERE series_id = $1 AND window_start = $2 AND window_end = $3 AND finished_at IS NULL AND id <> $4
-                   AND state = 'queued' AND state = ANY ($5) AND (provisional OR NOT $6)
-                 RETURNING id
-             )
-             INSERT INTO run_events (run_id, kind, who, detail)
-             SELECT id, 'cancelled', $7, 'the archive holds its window: it was not sent' FROM moved",
-        )
-        .bind(row.series_id)
-        .bind(row.window_start)
-        .bind(row.window_end)
-        .bind(row.run_id)
-        .bind(sources(Event::Cancel))
-        .bind(row.provisional)
-        .bind(&self.who.0)
-        .execute(&mut *tx)
-        .await
-        .map_err(doing(what))?;
-        tx.commit().await.map_err(doing(what))?;
-        Ok(Some(Adopted { ended: ended.rows_affected(), cancelled: cancelled.rows_affected() }))
+        row.revision = sqlx::query_scalar("SELECT next_revision($1, $2)")
+            .bind(row.series_id)
+            .bind(&row.window_label)
+            .fetch_one(&mut **tx)
+            .await
+            .map_err(doing(what))?;
     }
+    let column = |get: fn(&ArtifactRow) -> String| artifacts.iter().map(get).collect::<Vec<String>>();
+    sqlx::query(
+        "INSERT INTO artifacts (series_id, window_label, revision, position, path, media_type, bytes, sha256, derived, simulated)
+         SELECT $1, $2, $3, n - 1, path, media_type, bytes, sha256, derived, simulated
+         FROM unnest($4::text[], $5::text[], $6::bigint[], $7::text[], $8::bool[], $9::bool[])
+             WITH ORDINALITY AS a (path, media_type, bytes, sha256, derived, simulated, n)",
+    )
+    .bind(row.series_id)
+    .bind(&row.window_label)
+    .bind(row.revision)
+    .bind(column(|a| a.path.clone()))
+    .bind(column(|a| a.media_type.clone()))
+    .bind(artifacts.iter().map(|a| a.bytes).collect::<Vec<i64>>())
+    .bind(column(|a| a.sha256.clone()))
+    .bind(artifacts.iter().map(|a| a.derived).collect::<Vec<bool>>())
+    .bind(artifacts.iter().map(|a| a.simulated).collect::<Vec<bool>>())
+    .execute(&mut **tx)
+    .await
+    .map_err(doing("write the artifacts of a revision"))?;
+    Ok(row.revision)
 }
 
-async fn insert_revision(
-    tx: &mut sqlx::PgTransaction<'_>,
-    row: &RevisionRow,
-    artifacts: &[ArtifactRow],
-) -> Result<(), StoreError> {
+/// Whether the row was written: its number was free.
+async fn insert_row(tx: &mut sqlx::PgTransaction<'_>, row: &RevisionRow) -> Result<bool, StoreError> {
     let written = sqlx::query(
         "INSERT INTO revisions (series_id, window_label, revision, window_start, window_end, window_zone, provisional, state,
                                 run_id, trigger, fire_at, ticket, content_hash, manifest_path, manifest_sha256, archived_at)
@@ -356,41 +337,5 @@ async fn insert_revision(
     .execute(&mut **tx)
     .await
     .map_err(doing("write a revision"))?;
-    if written.rows_affected() == 0 {
-        // A rebuild read this very manifest before its run came back: then all is as it should be.
-        let same: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM revisions WHERE series_id = $1 AND window_label = $2 AND revision = $3
-                 AND run_id = $4 AND manifest_sha256 = $5)",
-        )
-        .bind(row.series_id)
-        .bind(&row.window_label)
-        .bind(row.revision)
-        .bind(row.run_id)
-        .bind(&row.manifest_sha256)
-        .fetch_one(&mut **tx)
-        .await
-        .map_err(doing("write a revision"))?;
-        let taken = || StoreError::Refused(format!("r{} of {} is another run's", row.revision, row.window_label));
-        return if same { Ok(()) } else { Err(taken()) };
-    }
-    let column = |get: fn(&ArtifactRow) -> String| artifacts.iter().map(get).collect::<Vec<String>>();
-    sqlx::query(
-        "INSERT INTO artifacts (series_id, window_label, revision, position, path, media_type, bytes, sha256, derived, simulated)
-         SELECT $1, $2, $3, n - 1, path, media_type, bytes, sha256, derived, simulated
-         FROM unnest($4::text[], $5::text[], $6::bigint[], $7::text[], $8::bool[], $9::bool[])
-             WITH ORDINALITY AS a (path, media_type, bytes, sha256, derived, simulated, n)",
-    )
-    .bind(row.series_id)
-    .bind(&row.window_label)
-    .bind(row.revision)
-    .bind(column(|a| a.path.clone()))
-    .bind(column(|a| a.media_type.clone()))
-    .bind(artifacts.iter().map(|a| a.bytes).collect::<Vec<i64>>())
-    .bind(column(|a| a.sha256.clone()))
-    .bind(artifacts.iter().map(|a| a.derived).collect::<Vec<bool>>())
-    .bind(artifacts.iter().map(|a| a.simulated).collect::<Vec<bool>>())
-    .execute(&mut **tx)
-    .await
-    .map_err(doing("write the artifacts of a revision"))?;
-    Ok(())
+    Ok(written.rows_affected() == 1)
 }

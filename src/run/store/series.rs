@@ -83,6 +83,9 @@ impl RunStore {
                  SELECT 1 FROM revisions WHERE series_id = old.id AND NOT EXISTS (
                      SELECT 1 FROM revisions mine WHERE mine.series_id = new.id
                          AND mine.window_label = revisions.window_label AND mine.revision = revisions.revision)
+                     AND NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = new.id
+                         AND mine.window_label = revisions.window_label AND mine.revision = revisions.revision
+                         AND mine.finished_at IS NULL)
                  LIMIT 1
              ) left_there
              WHERE NOT old.in_force",
@@ -143,22 +146,13 @@ pub(super) async fn take_over(
 
 /// What moves from series $1 to series $2, also what somebody works on at the moment: the next instant of its window must see it. A
 /// live run stays of a window on which the new name has one too, or whose revision the new name has: it ends under the name it was
-/// made with, and the next take-over moves it.
-const MOVES: [&str; 8] = [
-    // Made under the new name before it knew what the former one has.
-    "WITH moved AS (
-         UPDATE runs SET state = 'cancelled', noticed = NULL, finished_at = reportd_now(), lease_token = NULL, lease_until = NULL,
-             failure_class = NULL, failure = NULL, note = NULL, blocked = false, errors = 0, errors_since = NULL
-         WHERE series_id = $2 AND finished_at IS NULL AND state = 'queued' AND EXISTS (
-             SELECT 1 FROM revisions theirs WHERE theirs.series_id = $1 AND theirs.window_start = runs.window_start
-                 AND theirs.window_end = runs.window_end AND (runs.provisional OR NOT theirs.provisional))
-         RETURNING id
-     )
-     INSERT INTO run_events (run_id, kind, who, detail)
-     SELECT id, 'cancelled', 'reportd', 'the archive holds its window, under a former name: it was not sent' FROM moved",
+/// made with, and the next take-over moves it. A revision whose number a live run of the new name has stays as well.
+const MOVES: [&str; 7] = [
     "UPDATE revisions SET series_id = $2 WHERE series_id = $1 AND NOT EXISTS (
          SELECT 1 FROM revisions mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
-             AND mine.revision = revisions.revision)",
+             AND mine.revision = revisions.revision)
+         AND NOT EXISTS (SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_label = revisions.window_label
+             AND mine.revision = revisions.revision AND mine.finished_at IS NULL)",
     "UPDATE runs SET series_id = $2 WHERE series_id = $1 AND (finished_at IS NOT NULL OR NOT EXISTS (
          SELECT 1 FROM runs mine WHERE mine.series_id = $2 AND mine.window_start = runs.window_start
              AND mine.window_end = runs.window_end AND mine.finished_at IS NULL) AND NOT EXISTS (

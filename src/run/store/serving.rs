@@ -169,6 +169,17 @@ impl RunStore {
         .map_err(doing("compare the archive with the database"))
     }
 
+    /// The job whose history a manifest is.
+    pub async fn job_of_manifest(&self, key: &str) -> Result<Option<String>, StoreError> {
+        sqlx::query_scalar(
+            "SELECT job FROM revisions JOIN series ON series.id = series_id WHERE manifest_path = $1 LIMIT 1",
+        )
+        .bind(key)
+        .fetch_optional(&self.pool)
+        .await
+        .map_err(doing("look up whose history a manifest is"))
+    }
+
     /// Hears of new runs, on a connection of its own: a hint, which may be lost.
     pub async fn listen(&self) -> Result<Hints, StoreError> {
         let what = "listen for new runs";
