@@ -76,7 +76,7 @@ where
             Ok("is held: an earlier create of it may have taken effect (see reportd show)")
         }
         PastCreates::Doubtful | PastCreates::None => {
-            if worker.store.standing(run.id).await?.1 {
+            if matches!(run.state, State::Failed | State::Cancelled) && worker.store.standing(run.id).await?.1 {
                 return Err(OperatorError::Refused(format!(
                     "the archive holds window {} of {}@{}, which another run brought: run-job --again makes another report",
                     run.window_label, run.job, run.connection

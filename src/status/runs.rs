@@ -177,11 +177,13 @@ fn failed_item(facts: &Facts, rows: &[&FailedRow]) -> Option<Item> {
     };
     // The vendor said no to what was asked: the same again brings the same.
     let correct = if matches!(class.as_str(), "refused" | "protocol") { "correct what it says, then: " } else { "" };
+    let each = format!("each of: reportd runs {name} --state failed");
     let command = match count {
         1 => format!("reportd retry {}", short(newest.run_id)),
-        // What was asked for by hand may be no window that `fill` looks at.
         _ if scheduled && rows.iter().all(|row| row.trigger != "manual") => format!("reportd fill {name}"),
-        _ => format!("reportd retry RUN, for each of: reportd runs {name} --state failed"),
+        // What was asked for by hand may be no window that `fill` looks at.
+        _ if scheduled => format!("reportd fill {name}, and what that leaves: reportd retry RUN ({each})"),
+        _ => format!("reportd retry RUN ({each})"),
     };
     Some(Item {
         job: Some(newest.job.clone()),

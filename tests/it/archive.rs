@@ -377,7 +377,7 @@ async fn nothing_in_the_archive_is_ever_overwritten() {
 async fn a_revision_that_another_run_has_taken_makes_ours_the_next() {
     let shop = Shop::open().await;
     shop.job("report", LIVECHAT);
-    let made = shop.run_job("report", DAY, &["--no-wait"]).await.expect(4).line();
+    let made = shop.run_job("report", DAY, &["--again", "--no-wait"]).await.expect(4).line();
     // A manifest of a run that this database does not know, put there after ours was made.
     let other = shop_with_two_revisions().await;
     let folder = shop.archive().join(WINDOW);

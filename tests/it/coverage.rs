@@ -676,7 +676,8 @@ async fn four_hundred_series_are_looked_at_in_a_few_statements() {
     assert_eq!(strips.matches("30 of 60: 3 failed, 3 missed, 24 missing").count(), 400);
     until("both looks are told of", || async { transactions().await - before >= 20 }).await;
     let statements = transactions().await - before;
-    assert!(statements < 100, "{statements} transactions for two looks at 400 series");
+    // Each connection that a busy machine opens counts some too; 400 series with one statement each would be 800.
+    assert!(statements < 200, "{statements} transactions for two looks at 400 series");
 
     // Of two series the statements read no more than those have.
     let ids: Vec<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = 'job-7' ORDER BY id LIMIT 2")
