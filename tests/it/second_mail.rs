@@ -361,3 +361,26 @@ async fn a_run_of_another_account_needs_somebody_in_the_calendar_and_for_fill_to
     let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
     filled.says(&format!("a run waits for a person: `reportd show {}`", &id[..8]));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_and_the_end_of_a_run_do_not_wait_for_each_other() {
+    let shop = Shop::open().await;
+    let run = crate::store::claimed(&shop.store(), 3).await;
+    crate::store::submitting(&shop.store(), &run.lease).await;
+    // What a rename does: first the series, then their runs.
+    let mut renaming = shop.pool.begin().await.unwrap();
+    sqlx::query("SELECT 1 FROM series FOR UPDATE").execute(&mut *renaming).await.unwrap();
+    let ending = {
+        let store = shop.store().on_own_connection();
+        let (row, files) = crate::store::revision(&run.run, 1);
+        tokio::spawn(async move { store.archived(Some(&run.lease), run.run.id, &row, &files).await })
+    };
+    shop.until_count(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'",
+        1,
+    )
+    .await;
+    sqlx::query("UPDATE runs SET series_id = series_id").execute(&mut *renaming).await.unwrap();
+    renaming.commit().await.unwrap();
+    assert_eq!(ending.await.unwrap().unwrap(), 1);
+}

@@ -212,6 +212,12 @@ impl RunStore {
             (Some(_), _) => Event::Store,
         };
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        // The series before the run, as who renames a job takes them: else each would wait for the other.
+        sqlx::query("SELECT 1 FROM series WHERE id = (SELECT series_id FROM runs WHERE id = $1) FOR KEY SHARE")
+            .bind(run)
+            .execute(&mut *tx)
+            .await
+            .map_err(doing(what))?;
         let moved: Option<i64> = sqlx::query_scalar(
             "WITH moved AS (
                  UPDATE runs SET state = $3, noticed = NULL, revision = $4, finished_at = reportd_now(), lease_token = NULL,
