@@ -3,7 +3,7 @@
 //! A file with errors never gets in, and never takes its last good version out. A file that is gone takes its series out of
 //! force; their history stays.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -12,6 +12,7 @@ use thiserror::Error;
 use crate::connection::Connection;
 use crate::fire::decide::first_cursor;
 use crate::fire::rule::{Rule, Rules};
+use crate::job::file::Words;
 use crate::job::load::{FileText, Jobs, compile_all};
 use crate::job::{Defaults, Job, Series, series_name};
 use crate::run::store::job_set::{Applying, JobSet, KnownSeries, SeriesChange, SetFile};
@@ -32,8 +33,8 @@ pub struct Applied {
     pub kept: Vec<String>,
     /// Series that fire no more although their job stays: its file, or the config, has no such connection any more.
     pub left_out: Vec<String>,
-    /// What looks like a change of name that takes no history along.
-    pub doubts: Vec<String>,
+    /// What a change of names means for the history, where the files do not say it.
+    pub histories: Vec<String>,
 }
 
 impl Applied {
@@ -92,7 +93,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
         .collect();
     removed.sort();
     kept.sort();
-    let series = changed_series(&mut applying, &good, &seen, &kept).await?;
+    let returned = returned(&mut applying, &good, &removed).await?;
+    let series = changed_series(&mut applying, &good, &seen, &kept, &returned).await?;
     let (mut added, mut changed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for file in &put {
         let list = if applying.files.contains_key(&file.job) { &mut changed } else { &mut added };
@@ -108,8 +110,14 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
             left_out.push(series_name(job, connection));
         }
     }
-    let doubts = lost_histories(&put, &applying.files, &removed, &series);
-    let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out, doubts };
+    let mut histories: Vec<String> = returned
+        .iter()
+        .map(|(job, former)| {
+            format!("{job} was renamed to {} and is back: it takes that history along", former.join(", "))
+        })
+        .collect();
+    histories.extend(lost_histories(&put, &applying.files, &removed, &series, &returned));
+    let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out, histories };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
         // History that a former name still had, since its run was live at the change, has moved all the same.
         applying.unchanged().await?;
@@ -121,6 +129,29 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     Ok(applied)
 }
 
+/// New jobs that a gone one's `was` names, with the gone ones: a rename that was taken back, by which nothing is to be lost either.
+async fn returned(
+    applying: &mut Applying<'_>,
+    good: &HashMap<&str, &Job>,
+    removed: &[String],
+) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
+    #[derive(serde::Deserialize)]
+    struct Named {
+        was: Option<Words>,
+    }
+    let mut returned: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (gone, text) in applying.texts(removed).await? {
+        // What an older reportd wrote may not be readable any more: then it names nothing.
+        let was = serde_yaml::from_str::<Named>(&text).ok().and_then(|named| named.was);
+        for name in was.into_iter().flat_map(|Words(names)| names) {
+            if good.contains_key(name.as_str()) && !applying.files.contains_key(&name) {
+                returned.entry(name).or_default().push(gone.clone());
+            }
+        }
+    }
+    Ok(returned)
+}
+
 /// New jobs that are a gone one's file under another name, and series that begin where their job's last one ends: without its history
 /// every window of the past is asked for again.
 fn lost_histories(
@@ -128,11 +159,12 @@ fn lost_histories(
     known: &HashMap<String, String>,
     removed: &[String],
     series: &[(SeriesChange, String, String)],
+    returned: &BTreeMap<String, Vec<String>>,
 ) -> Vec<String> {
-    const ANEW: &str = "its windows count as missing, and what is asked for again BIK mails again";
+    const ANEW: &str = "what it held counts as missing and may be asked for again, at BIK with a mail each";
     let renamed = |file: &SetFile| {
         let former = removed.iter().find(|job| known.get(*job) == Some(&file.sha256))?;
-        let job = &file.job;
+        let job = Some(&file.job).filter(|job| !returned.contains_key(*job))?;
         Some(format!(
             "{job} is what {former} was, whose history it takes along with `was: [{former}]` only; else {ANEW}"
         ))
@@ -176,11 +208,13 @@ async fn changed_series(
     good: &HashMap<&str, &Job>,
     seen: &HashSet<&str>,
     kept: &[String],
+    returned: &BTreeMap<String, Vec<String>>,
 ) -> Result<Vec<(SeriesChange, String, String)>, StoreError> {
     let mut wanted: HashMap<(&str, &str), (&Job, &Series)> = HashMap::new();
     for job in good.values() {
         // A former name that is a job again is no former name.
-        let was: Vec<String> = job.was.iter().filter(|name| !seen.contains(name.as_str())).cloned().collect();
+        let was = job.was.iter().chain(returned.get(&job.name).into_iter().flatten());
+        let was: Vec<String> = was.filter(|name| !seen.contains(name.as_str())).cloned().collect();
         for series in &job.series {
             wanted.insert((&job.name, &series.connection), (job, series));
             if !was.is_empty() {

@@ -51,7 +51,8 @@ where
 {
     worker.check_bond().await?;
     let old: Option<Request> = serde_json::from_value(run.request.clone()).ok();
-    let repeatable = old.is_some_and(|r| r.may_repeat());
+    // Also with `on_unknown: resubmit`, which speaks of what happens while nobody looks.
+    let repeatable = old.is_some_and(|r| r.shape.may_repeat());
     match worker.store.past_creates(run).await? {
         PastCreates::Alive(attempt, asked) => {
             // A person says so: the same shop may have another key by now.
@@ -76,18 +77,6 @@ where
             Ok("is held: an earlier create of it may have taken effect (see reportd show)")
         }
         PastCreates::Doubtful | PastCreates::None => {
-            if matches!(run.state, State::Failed | State::Cancelled) && worker.store.standing(run.id).await?.1 {
-                return Err(OperatorError::Refused(format!(
-                    "the archive holds window {} of {}@{}, which another run brought: run-job --again makes another report",
-                    run.window_label, run.job, run.connection
-                )));
-            }
-            if let Some(other) = worker.store.made_by_another(run).await? {
-                let other = crate::run::short(other);
-                return Err(OperatorError::Refused(format!(
-                    "run {other} of the same window may be made and mailed: reportd retry {other} goes on with that;                      run-job --again makes another report, whatever there is"
-                )));
-            }
             fresh().await?;
             Ok("starts again with the request as the job file has it now")
         }

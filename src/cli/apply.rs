@@ -53,8 +53,8 @@ impl Apply {
 }
 
 fn tell(cx: &Cx, applied: &Applied) {
-    for doubt in &applied.doubts {
-        note(&format!("reportd: {doubt}"));
+    for history in &applied.histories {
+        note(&format!("reportd: {history}"));
     }
     if cx.json() {
         say_json(&Line {

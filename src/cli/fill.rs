@@ -204,8 +204,8 @@ impl Fill {
 
     /// What is to be fetched of a series, and a line for each gap that is left to a person.
     async fn part(&self, app: &App, calendar: &mut Calendar<'_>) -> Result<(Option<Part>, Vec<String>), Failure> {
-        let mut fires = calendar.fires(self.mailing());
-        let doubtful = app.worker.weigh(&mut fires, &calendar.ids).await?;
+        let mut fires = calendar.fires(self.mailing(), |_| true);
+        let doubtful = app.worker.weigh(&mut fires, &calendar.ids, &calendar.asked()).await?;
         let doubt = |window: &Window| {
             doubtful.iter().find(|one| (one.window_start, one.window_end) == (window.start(), window.end()))
         };

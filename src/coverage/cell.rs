@@ -111,6 +111,8 @@ pub struct Cell {
     pub held: Option<Box<HeldRow>>,
     /// The run that the state speaks of, where no revision is.
     pub run: Option<Uuid>,
+    /// A run of it has ended.
+    pub asked: bool,
 }
 
 impl Cell {
@@ -173,6 +175,7 @@ pub fn cells(wanted: Vec<Wanted>, facts: Facts, today: &Today<'_>) -> (Vec<Cell>
             state: State::Missing,
             held: None,
             run: None,
+            asked: ended.contains_key(&at),
         };
         if let Some(row) = held.remove(&at) {
             cell.state = held_state(&row, &one.window, one.provisional, today);

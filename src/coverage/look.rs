@@ -84,10 +84,16 @@ impl Calendar<'_> {
         Planned { provisional: cell.provisional, ..fire }
     }
 
-    /// What fetches its gaps, the oldest first.
-    pub fn fires(&self, mailing: Mailing) -> Vec<Planned> {
-        let gaps = self.cells.iter().filter(|cell| cell.state.is_gap());
+    /// What fetches those of its gaps, the oldest first.
+    pub fn fires(&self, mailing: Mailing, which: impl Fn(&Cell) -> bool) -> Vec<Planned> {
+        let gaps = self.cells.iter().filter(|cell| cell.state.is_gap() && which(cell));
         gaps.map(|cell| self.fire(cell, mailing)).collect()
+    }
+
+    /// Start and end of the windows of which a run has ended.
+    pub fn asked(&self) -> HashSet<(DateTime<Utc>, DateTime<Utc>)> {
+        let asked = self.cells.iter().filter(|cell| cell.asked);
+        asked.map(|cell| (cell.window.start(), cell.window.end())).collect()
     }
 
     /// How many cells are in a state.

@@ -142,8 +142,22 @@ impl InForce {
         Ok(())
     }
 
-    /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once.
+    /// A secret that a vendor refused, or that was missing, may have been changed: then its runs go on at once. So may one that the
+    /// vendor still accepts, when runs are due that were made with another.
     pub async fn look_at_secrets(&self, store: &RunStore) -> Result<(), StoreError> {
+        for (connection, vendor, account) in store.accounts_of_due_runs().await? {
+            let mine = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
+            let Some((_, mine)) = mine else { continue };
+            if mine.secrets().is_ok_and(|secrets| secrets.account != account)
+                && mine.reload().is_ok_and(|secrets| secrets.account == account)
+            {
+                tracing::info!(
+                    connection,
+                    vendor,
+                    "a secret was changed: runs are due that were made with the new one"
+                );
+            }
+        }
         for (connection, vendor, refused) in store.open_breakers().await? {
             let account = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
             let Some((_, account)) = account else { continue };

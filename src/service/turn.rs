@@ -349,8 +349,8 @@ impl Service {
                         let (count, first) = (applied.left_out.len(), first.as_str());
                         tracing::warn!(count, first, "series fire no more: their job has no such connection any more");
                     }
-                    for doubt in &applied.doubts {
-                        tracing::warn!("{doubt}");
+                    for history in &applied.histories {
+                        tracing::warn!("{history}");
                     }
                 }
                 Err(ApplyError::Store(error)) => return Err(error),

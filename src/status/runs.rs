@@ -204,6 +204,8 @@ enum Wait {
     Run,
     /// Nothing is: only a fill brings it.
     Fill,
+    /// Nothing is, and its report may be made already: `fill` leaves it alone.
+    Person,
     /// A process that decides about its instant.
     Serve,
 }
@@ -238,7 +240,10 @@ fn late(facts: &Facts) -> Vec<Item> {
             Some(State::Failed | State::Held) => continue,
             Some(_) if row.run_stuck == Some(true) => continue,
             Some(state) if !state.is_terminal() => (Wait::Run, row.run_id.map(|id| (id, state.to_string()))),
-            _ => (Wait::Fill, None),
+            _ => match row.doubtful_run {
+                Some(run) => (Wait::Person, Some((run, String::new()))),
+                None => (Wait::Fill, None),
+            },
         };
         add(row.series_id, row.fire_at, row.window_start, row.window_end, wait, run);
     }
@@ -268,6 +273,13 @@ fn late_item(facts: &Facts, job: &str, connection: &str, wait: Wait, windows: &[
     let (state, action) = match (wait, &oldest.run) {
         (Wait::Run, Some((run, state))) => {
             (format!("run {} is {state}", short(*run)), format!("reportd show {} says what it waits for", short(*run)))
+        }
+        (Wait::Person, Some((run, _))) => {
+            let (run, each) = (short(*run), if count > 1 { ", and so with the others that fill names" } else { "" });
+            (
+                format!("run {run} may have been made and mailed"),
+                format!("reportd retry {run} holds it for your word{each}"),
+            )
         }
         (Wait::Serve, _) => ("nobody has decided about the instant".to_owned(), "reportd serve".to_owned()),
         _ => ("no run is at it".to_owned(), format!("reportd fill {name}")),

@@ -118,11 +118,9 @@ impl Worker {
             crash::point("files-linked");
             // Not that of the claim: a rename may have moved the run since.
             let (series, _) = self.store.standing(run.id).await?;
-            let before = self.store.newest_manifest(series, &run.window_label).await?;
             // The chain is that of one folder: a renamed job begins another.
             let window = window_folder(&run.job, &run.connection, &request.window);
-            let before =
-                before.filter(|b| b.manifest_path.strip_prefix(&window).is_some_and(|rest| rest.starts_with('/')));
+            let before = self.store.newest_manifest(series, &run.window_label, &window).await?;
             let manifest = manifest(facts, self.archive.id(), revision, before.as_ref(), entries);
             match self.archive.put_manifest(&folder, &manifest).await {
                 Ok(stored) => {

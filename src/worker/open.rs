@@ -3,8 +3,10 @@
 //! Also guards the bond between archive and database: one that lost the other (a restored backup, a forgotten variable)
 //! would fetch again what is held, and mail people again.
 
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
+use chrono::{DateTime, Utc};
 use serde_json::Value;
 use thiserror::Error;
 
@@ -35,12 +37,14 @@ pub enum OpenError {
     )]
     Strangers(String),
     /// What the archive holds of the window is another job's history: this job had the name before.
-    #[error("the archive holds {folder}, which is the history of {job} by now: say `was: [{job}]` in the job file")]
+    #[error("the archive holds {folder}, which is the history of {job} by now: {remedy}")]
     Renamed {
         /// What.
         folder: String,
         /// Whose.
         job: String,
+        /// What to do.
+        remedy: String,
     },
     /// The archive that the database belongs to is not there.
     #[error(
@@ -129,8 +133,15 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
 impl Worker {
     /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket, and returns
     /// those that it leaves to a person.
-    pub async fn weigh(&self, fires: &mut [Planned], series: &[i64]) -> Result<Vec<Doubtful>, OpenError> {
+    /// Only of windows that were `asked` for before can either be.
+    pub async fn weigh(
+        &self,
+        fires: &mut [Planned],
+        series: &[i64],
+        asked: &HashSet<(DateTime<Utc>, DateTime<Utc>)>,
+    ) -> Result<Vec<Doubtful>, OpenError> {
         let new = |fire: &Planned| {
+            fire.window.filter(|window| asked.contains(&(window.start(), window.end())))?;
             // What has no task has no ticket.
             fire.request.as_ref().filter(|request| request.shape.creates())?;
             let secrets =
@@ -140,11 +151,12 @@ impl Worker {
         };
         let runs: Vec<NewRun> = fires.iter().filter_map(new).collect();
         let wanted: Vec<(i64, &NewRun)> = series.iter().flat_map(|id| runs.iter().map(move |run| (*id, run))).collect();
+        // First: a ticket that comes in between is gone on with.
+        let mut doubtful = self.store.doubtful(&wanted).await?;
         let windows = self.store.going_on(&wanted).await?;
         for fire in fires {
             fire.goes_on = fire.window.is_some_and(|window| windows.contains(&(window.start(), window.end())));
         }
-        let mut doubtful = self.store.doubtful(&wanted).await?;
         doubtful.retain(|one| !windows.contains(&(one.window_start, one.window_end)));
         Ok(doubtful)
     }
@@ -251,7 +263,7 @@ impl Worker {
     /// it.
     pub(crate) async fn no_stranger_in(&self, folder: &str, series: i64, label: &str) -> Result<(), OpenError> {
         let Some(newest) = self.archive.newest_revision(folder).await? else { return Ok(()) };
-        let known = self.store.newest_manifest(series, label).await?.map(|newest| newest.revision);
+        let known = self.store.newest_manifest(series, label, folder).await?.map(|newest| newest.revision);
         let folder = format!("{folder}/r{newest}");
         if known.is_some_and(|known| known >= newest)
             || will_be_adopted(&self.archive, &self.store, &folder, Some(series)).await?
@@ -259,7 +271,14 @@ impl Worker {
             return Ok(());
         }
         match self.store.job_of_manifest(&format!("{folder}/manifest.json")).await? {
-            Some(job) => Err(OpenError::Renamed { folder, job }),
+            Some((job, in_force)) => {
+                let remedy = if in_force {
+                    "the folder is taken, and this job needs another name".to_owned()
+                } else {
+                    format!("say `was: [{job}]` in the job file")
+                };
+                Err(OpenError::Renamed { folder, job, remedy })
+            }
             None => Err(OpenError::Strangers(format!("the archive holds {folder}, which the database does not know"))),
         }
     }

@@ -174,8 +174,14 @@ async fn a_schedule_skips_only_what_would_serve_it_and_late_after_tells_of_what_
     assert!(why.contains("no run was made: an earlier run may have been made and mailed"), "{why}");
     shop.clock("2025-03-04T08:30:00Z").await;
     let told = shop.run(&["status", "--format", "json"]).await.expect(1).json();
-    let late: Vec<&str> = told.iter().filter(|item| item["cause"] == "late").map(|item| text(&item["job"])).collect();
-    assert_eq!(late, ["same"], "{told:?}");
+    let late: Vec<&serde_json::Value> = told.iter().filter(|item| item["cause"] == "late").collect();
+    let [late] = late.as_slice() else { panic!("{told:?}") };
+    let run = &text(&late["run_id"])[..8];
+    assert_eq!(
+        (text(&late["job"]), text(&late["action"])),
+        ("same", &*format!("reportd retry {run} holds it for your word"))
+    );
+    assert!(shop.run(&["retry", run]).await.expect(0).stdout.contains("is held"));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -260,11 +266,12 @@ async fn a_queued_run_is_not_sent_when_its_window_is_held_by_then_unless_it_was_
     let window = "2025-03-03..2025-03-03";
     shop.run_job("report", window, &[]).await.expect(0);
     shop.run(&["apply"]).await.expect(0);
-    // A rename, and the former name brought back without `was`: what its folder holds is the other's, and who is asked says so.
+    // A rename, and later the former name without `was`: what its folder holds is the other's, and who is asked says so.
     shop.without_job("report");
     shop.job("renamed", &format!("was: [report]\n{yaml}"));
     shop.run(&["apply"]).await.expect(0);
     shop.without_job("renamed");
+    shop.run(&["apply", "--empty"]).await.expect(0);
     shop.job("report", &yaml);
     shop.run_job("report", window, &[]).await.expect(2).says("is the history of renamed by now: say `was: [renamed]`");
     let serving = shop.serve().await;
@@ -276,7 +283,6 @@ async fn a_queued_run_is_not_sent_when_its_window_is_held_by_then_unless_it_was_
     shop.job("report", &format!("was: [renamed]\n{yaml}"));
     shop.until_count("SELECT count(*) FROM revisions JOIN series s ON s.id = series_id WHERE s.job = 'report'", 1)
         .await;
-    shop.advance(Duration::from_secs(900)).await;
     shop.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL", 0).await;
     serving.stop().await;
     assert_eq!(shop.one::<String>("SELECT state FROM runs ORDER BY created_at DESC LIMIT 1").await, "cancelled");
@@ -383,4 +389,131 @@ async fn a_rename_and_the_end_of_a_run_do_not_wait_for_each_other() {
     sqlx::query("UPDATE runs SET series_id = series_id").execute(&mut *renaming).await.unwrap();
     renaming.commit().await.unwrap();
     assert_eq!(ending.await.unwrap().unwrap(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_is_taken_back_takes_the_history_back_and_what_came_to_it_since() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-06T06:00:00Z").await;
+    let yaml = format!("since: 2025-03-03\n{}", twice_a_day());
+    shop.job("eng", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("eng", "2025-03-03..2025-03-03", &[]).await.expect(0);
+    shop.without_job("eng");
+    shop.job("engagement", &format!("was: [eng]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    // One window more is held under the new name, and one is on its way.
+    shop.run_job("engagement", "2025-03-04..2025-03-04", &[]).await.expect(0);
+    begun(&shop, "engagement", "2025-03-05..2025-03-05", &["--mail"], "ticket-committed").await;
+    shop.without_job("engagement");
+    shop.job("eng", &yaml);
+    shop.clock("2025-03-06T07:00:01Z").await;
+    let serving = shop.serve().await;
+    serving.until_says("eng was renamed to engagement and is back").await;
+    shop.until_count("SELECT count(*) FROM fires WHERE fire_at = '2025-03-06T07:00:00Z'", 1).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL", 0).await;
+    serving.stop().await;
+    assert_eq!(shop.holds("eng").await, ["2025-03-03 r1", "2025-03-04 r1", "2025-03-05 r1"]);
+    assert_eq!(shop.sandbox.mails().len(), 3);
+    // And forward again.
+    shop.without_job("eng");
+    shop.job("engagement", &format!("was: [eng]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    assert_eq!(shop.holds("engagement").await.len(), 3);
+    shop.run(&["archive", "verify"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_retry_is_weighed_by_what_it_would_send_today() {
+    let shop = Shop::open().await;
+    shop.without_waits().await;
+    let window = "2025-03-03..2025-03-03";
+    // A has a ticket; B asked for something mistyped; what B would ask for today is A's.
+    shop.job("report", BIK);
+    let first = begun(&shop, "report", window, &[], "ticket-committed").await;
+    shop.run(&["cancel", &first]).await.expect(0);
+    shop.job("report", &BIK.replace("Agent Engagement", "Agent Engagment"));
+    shop.fault("bik.generateReport=400:1");
+    let mistyped = shop.run_job("report", window, &[]).await.expect(1).line();
+    shop.job("report", BIK);
+    let refused = shop.run(&["retry", text(&mistyped["run_id"])]).await.expect(2);
+    refused.says(&format!("reportd retry {} goes on with that; run-job --again makes another", &first[..8]));
+    assert_eq!(shop.store().by_prefix(text(&mistyped["run_id"])).await.unwrap().state, State::Failed);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+    // A create in doubt is held when a person asks for it, also when it was made by a job that bears a second one.
+    shop.job("borne", &format!("on_unknown: resubmit\n{BIK}"));
+    let lost = begun(&shop, "borne", window, &[], "call-answered").await;
+    shop.run(&["cancel", &lost]).await.expect(0);
+    shop.job("borne", BIK);
+    assert!(shop.run(&["retry", &lost]).await.expect(0).stdout.contains("is held"));
+    assert_eq!(shop.sandbox.mails().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_whose_numbers_are_not_the_databases_keeps_its_chain() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\n{LIVECHAT}");
+    let window = "2025-03-03..2025-03-03";
+    shop.job("old", &yaml);
+    shop.run_job("old", window, &[]).await.expect(0);
+    shop.without_job("old");
+    shop.job("new", &yaml);
+    shop.run_job("new", window, &[]).await.expect(0);
+    // Of two that count alike the second is read into a database that has the first as its own.
+    for table in ["artifacts", "revisions"] {
+        shop.sql(&format!("DELETE FROM {table} WHERE series_id = (SELECT id FROM series WHERE job = 'new')")).await;
+    }
+    shop.job("new", &format!("was: [old]\n{yaml}"));
+    shop.sql("UPDATE revisions SET series_id = (SELECT id FROM series WHERE job = 'new')").await;
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    assert_eq!(shop.holds("new").await, ["2025-03-03 r1", "2025-03-03 r2"]);
+    shop.run_job("new", window, &["--again"]).await.expect(0);
+    let folder = shop.archive().join("new/north/2025/2025-03-03");
+    let newest = crate::verbs::json_file(&folder.join("r3/manifest.json"));
+    assert_eq!(newest["supersedes"], 1, "{newest}");
+    shop.run(&["archive", "verify"]).await.expect(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rebuild_ends_the_run_whose_manifest_it_reads_into_a_former_name() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{BIK}");
+    shop.job("old", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    let killed = begun(&shop, "old", "2025-03-03..2025-03-03", &[], "manifest-put").await;
+    shop.without_job("old");
+    shop.job("new", &format!("was: [old]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    assert_eq!(shop.store().by_prefix(&killed).await.unwrap().state, State::Archived);
+    shop.run(&["apply"]).await.expect(0);
+    assert_eq!((shop.holds("new").await, shop.sandbox.mails().len()), (vec!["2025-03-03 r1".to_owned()], 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "waits for the look at secrets, which comes each minute"]
+async fn a_changed_key_is_read_when_runs_are_due_that_were_made_with_it() {
+    let shop = Shop::open().await;
+    shop.job("report", BIK);
+    let id = begun(&shop, "report", "2025-03-03..2025-03-03", &[], "ticket-committed").await;
+    let key = |key: &str| std::fs::write(shop.folder.path().join("key"), key).unwrap();
+    key("sandbox-key");
+    shop.accounts(&[("bik", "key", "file:key")]);
+    shop.sql("UPDATE runs SET next_step_at = reportd_now() + interval '1 h'").await;
+    let store = shop.store();
+    let serving = shop.serve().await;
+    serving.until_http("/readyz", 200).await;
+    // The former key goes on being accepted, so no answer says that there is another.
+    key("fresh");
+    shop.sandbox.set_credentials(Credentials { bik_key: "fresh".into(), ..Credentials::default() });
+    shop.run(&["cancel", &id]).await.expect(0);
+    shop.run(&["retry", &id]).await.expect(0);
+    let changed = std::time::Instant::now();
+    while store.by_prefix(&id).await.unwrap().state != State::Archived {
+        assert!(changed.elapsed() < Duration::from_secs(100), "the run still waits");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    serving.until_says("a secret was changed: runs are due that were made with the new one").await;
+    serving.stop().await;
+    assert_eq!(shop.sandbox.mails().len(), 1);
 }

@@ -859,7 +859,7 @@ impl Past {
         let lease = claim().await;
         store.saw_ready(&lease, &seen("COMPLETED")).await.unwrap();
         let run = store.run(run.id).await.unwrap().unwrap();
-        assert!(store.newest_manifest(run.series_id, &run.window_label).await.unwrap().is_none());
+        assert!(store.newest_manifest(run.series_id, &run.window_label, "none").await.unwrap().is_none());
         let (row, files) = revision(&run, 1);
         let row = RevisionRow { window_start: new.window_start, window_end: new.window_end, ..row };
         store.archived(Some(&lease), run.id, &row, &files).await.unwrap();

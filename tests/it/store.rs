@@ -646,7 +646,7 @@ async fn fill_tables(shop: &Shop) {
         "INSERT INTO revisions (series_id, window_label, revision, window_start, window_end, window_zone, provisional, state, run_id,
                                 trigger, fire_at, content_hash, manifest_path, manifest_sha256, archived_at)
          SELECT series_id, window_label, 1, window_start, window_end, 'UTC', false, 'archived', id, 'schedule', fire_at, 'c',
-                job || '/' || window_label, repeat('a', 64), created_at FROM runs WHERE state <> 'queued'",
+                job || '/' || window_label || '/r1/manifest.json', repeat('a', 64), created_at FROM runs WHERE state <> 'queued'",
         "INSERT INTO artifacts SELECT series_id, window_label, 1, 0, manifest_path || '/f', 'text/csv', 1, repeat('a', 64), false, false
          FROM revisions",
         "INSERT INTO run_events (run_id, kind, who, detail) SELECT id, 'made', 'x', 'x' FROM runs",
@@ -732,7 +732,8 @@ async fn with_fifty_thousand_runs_no_statement_reads_more_than_it_needs() {
                     let held = store.held(series, start, end).await.unwrap().unwrap();
                     assert_eq!(store.artifacts(series, &held.window_label, held.revision).await.unwrap().len(), 1);
                     assert!(store.revision_of(held.run_id).await.unwrap().is_some());
-                    assert!(store.newest_manifest(series, &held.window_label).await.unwrap().is_some());
+                    let folder = held.manifest_path.rsplitn(3, '/').last().unwrap();
+                    assert!(store.newest_manifest(series, &held.window_label, folder).await.unwrap().is_some());
                 }
                 "revision number" => {
                     let next: i32 = sqlx::query_scalar("SELECT next_revision($1, '2020-04-01')")

@@ -168,8 +168,15 @@ mod tests {
     fn cells(from: &str, to: &str, zone: Tz, each: Each) -> Vec<Cell> {
         let date = |text: &str| text.parse::<NaiveDate>().expect("date");
         let window = Window::days(date(from), date(to), zone).expect("window");
-        let cell =
-            |window| Cell { window, fire_at: None, provisional: false, state: State::Held, held: None, run: None };
+        let cell = |window| Cell {
+            window,
+            fire_at: None,
+            provisional: false,
+            state: State::Held,
+            held: None,
+            run: None,
+            asked: false,
+        };
         window.parts(each, Weekday::Mon).into_iter().map(cell).collect()
     }
 

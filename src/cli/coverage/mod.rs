@@ -135,8 +135,8 @@ impl Coverage {
                     lines(&calendar);
                 } else if self.selection.is_some() {
                     // What `fill` would ask by default.
-                    let mut fires = calendar.fires(Mailing::Quiet);
-                    let doubtful = app.worker.weigh(&mut fires, &calendar.ids).await?;
+                    let mut fires = calendar.fires(Mailing::Quiet, |cell| cell.asked);
+                    let doubtful = app.worker.weigh(&mut fires, &calendar.ids, &calendar.asked()).await?;
                     say(&page(&calendar, &doubtful, paint, total.series > 0));
                 } else {
                     strips.add(&calendar);

@@ -148,7 +148,7 @@ fn what_to_do(calendar: &Calendar<'_>, state: State, cells: &[Cell], can_fill: b
             why.chain(fill("   (once more)")).chain([waive]).collect()
         }
         State::NeedsYou => {
-            vec![format!("reportd show {run}   (what for), then reportd resolve {run}, or what it says")]
+            vec![format!("reportd show {run}   (what for)"), "reportd status   (what ends it)".to_owned()]
         }
         State::InFlight => vec![format!("reportd show {run}")],
         State::Damaged => {

@@ -47,7 +47,7 @@ impl RunStore {
                  UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL,
                      claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false, failure_class = NULL, failure = NULL
                  WHERE id = $1 AND state = ANY ($5)
-                   AND (revision IS DISTINCT FROM $3 OR state NOT IN ('submitting', 'waiting'))
+                   AND (revision IS DISTINCT FROM $3 OR series_id <> $7 OR state NOT IN ('submitting', 'waiting'))
                  RETURNING id
              ), task AS (
                  UPDATE remote_tasks SET finished_at = $4 FROM moved WHERE run_id = moved.id AND finished_at IS NULL
@@ -61,6 +61,7 @@ impl RunStore {
         .bind(row.archived_at)
         .bind(sources(event))
         .bind(&self.who.0)
+        .bind(row.series_id)
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;

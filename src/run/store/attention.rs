@@ -123,6 +123,8 @@ pub struct LateRow {
     pub run_state: Option<String>,
     /// It waits for a person.
     pub run_stuck: Option<bool>,
+    /// The run whose report may be made already, for which the schedule sent none.
+    pub doubtful_run: Option<Uuid>,
 }
 
 /// A process that serves, or did.
@@ -253,7 +255,8 @@ impl RunStore {
     ) -> Result<Vec<LateRow>, StoreError> {
         sqlx::query_as(
             "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end, newest.id AS run_id,
-                    newest.state AS run_state, newest.stuck AS run_stuck
+                    newest.state AS run_state, newest.stuck AS run_stuck,
+                    CASE WHEN f.outcome = 'skipped' THEN f.run_id END AS doubtful_run
              FROM unnest($1::text[], $2::text[], $3::float8[]) AS asked (job, connection, late_s)
              JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND (s.in_force OR NOT $5)
              CROSS JOIN LATERAL (

@@ -256,8 +256,9 @@ impl Firing<'_> {
         let again: Vec<Uuid> = wanted.iter().filter(|w| w.run.wants == Wants::Another).map(|w| w.id).collect();
         // Or it ended without its report: then it goes on after all, or leaves its window in doubt.
         let anew: Vec<Wanted<'_>> = wanted.iter().filter(|w| made.contains(&w.id)).copied().collect();
-        let going_on = self.going_on(&anew).await?;
+        // Doubt first: a ticket that comes in between is gone on with, and the other way round neither would see it.
         let doubts = self.in_doubt(&anew).await?;
+        let going_on = self.going_on(&anew).await?;
         let unwanted: Vec<Uuid> = going_on.iter().map(|(w, _)| w.id).chain(doubts.keys().copied()).collect();
         skipped.extend(doubts.into_iter().map(|(id, doubt)| (id, Skipped::Doubt(doubt))));
         let late: Vec<Uuid> = sqlx::query_scalar(

@@ -129,6 +129,15 @@ impl RunStore {
 }
 
 impl Applying<'_> {
+    /// The texts of these jobs of the set.
+    pub async fn texts(&mut self, jobs: &[String]) -> Result<Vec<(String, String)>, StoreError> {
+        sqlx::query_as("SELECT job, text FROM job_files WHERE job = ANY ($1)")
+            .bind(jobs)
+            .fetch_all(&mut *self.tx)
+            .await
+            .map_err(doing("read the jobs that leave the set"))
+    }
+
     /// What is known under former names becomes this series' history.
     pub async fn take_over(&mut self, job: &str, connection: &str, was: &[String]) -> Result<(), StoreError> {
         take_over(&mut self.tx, job, connection, was).await

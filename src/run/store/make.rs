@@ -106,8 +106,9 @@ impl RunStore {
                 if let Some(run) = self.insert(&mut tx, series, new).await? {
                     // The run that was live a moment ago may have ended since we looked: these statements see it.
                     let is_held = new.wants != Wants::Another && held(&mut *tx, series, new).await?.is_some();
+                    // Doubt first: a ticket that comes in between is gone on with.
+                    let doubt = doubtful(&mut *tx, &[(series, new)]).await?.pop();
                     if !is_held && revivable(&mut *tx, &[(series, new)]).await?.is_empty() {
-                        let doubt = doubtful(&mut *tx, &[(series, new)]).await?.pop();
                         if let Some(doubt) = doubt.filter(|_| new.trigger == Trigger::Fill) {
                             return Ok(Opened::LeftAlone(doubt));
                         }

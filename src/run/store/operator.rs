@@ -45,6 +45,14 @@ impl RunStore {
 
     /// What is known of the creates that an ended run made: every one counts, not only the last.
     pub async fn past_creates(&self, run: &Run) -> Result<PastCreates, StoreError> {
+        // Doubt first: a ticket that comes in between is gone on with.
+        let doubtful: bool = sqlx::query_scalar(
+            "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown'))",
+        )
+        .bind(run.id)
+        .fetch_one(&self.pool)
+        .await
+        .map_err(doing("look up the tasks of a run"))?;
         let alive: Option<(Uuid, String)> = sqlx::query_as(
             "SELECT attempt_id, account FROM remote_tasks WHERE run_id = $1 AND outcome = 'created' AND finished_at IS NULL
              ORDER BY intended_at DESC LIMIT 1",
@@ -56,35 +64,7 @@ impl RunStore {
         if let Some((attempt, account)) = alive {
             return Ok(PastCreates::Alive(attempt, account));
         }
-        let doubtful: bool = sqlx::query_scalar(
-            "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = $1 AND outcome IN ('intended', 'unknown'))",
-        )
-        .bind(run.id)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(doing("look up the tasks of a run"))?;
         Ok(if doubtful { PastCreates::Doubtful } else { PastCreates::None })
-    }
-
-    /// Another ended run of the window whose report BIK may have made, and mailed to whom this run's would be: a fresh start of this
-    /// one would be the second.
-    pub async fn made_by_another(&self, run: &Run) -> Result<Option<Uuid>, StoreError> {
-        // Served by runs_of_window and remote_tasks_of_run.
-        sqlx::query_scalar(
-            "SELECT other.id FROM runs mine JOIN runs other ON other.series_id = mine.series_id
-                 AND other.window_start = mine.window_start AND other.window_end = mine.window_end AND other.id <> mine.id
-             WHERE mine.id = $1 AND other.vendor = 'bik' AND other.state IN ('failed', 'cancelled')
-               AND other.request->>'content_hash' = mine.request->>'content_hash'
-               AND (other.request->'emails')::jsonb @> (mine.request->'emails')::jsonb
-               AND EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = other.id AND base_url = mine.base_url
-                   AND (outcome IN ('intended', 'unknown') AND mine.request->>'on_unknown' = 'hold'
-                        OR outcome = 'created' AND finished_at IS NULL))
-             ORDER BY other.created_at DESC LIMIT 1",
-        )
-        .bind(run.id)
-        .fetch_optional(&self.pool)
-        .await
-        .map_err(doing("look for other runs of a window"))
     }
 
     /// Starts an ended run again with the ticket of this create, from now on asked for as this account where one is named.
@@ -128,6 +108,8 @@ impl RunStore {
         account: &str,
         notices: Option<&Value>,
     ) -> Result<(), StoreError> {
+        let what = "retry a run";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
         let done = sqlx::query(
             "WITH moved AS (
                  UPDATE runs SET state = 'queued', noticed = NULL, finished_at = NULL, failure_class = NULL, failure = NULL, claims = 0,
@@ -146,10 +128,17 @@ impl RunStore {
         .bind(base_url)
         .bind(account)
         .bind(notices.map(Value::to_string))
-        .execute(&self.pool)
+        .execute(&mut *tx)
         .await
-        .map_err(|e| live_twin(e, "retry a run"))?;
-        if done.rows_affected() == 1 { Ok(()) } else { Err(refused(run, "retry", "failed and cancelled runs")) }
+        .map_err(|e| live_twin(e, what))?;
+        if done.rows_affected() != 1 {
+            return Err(refused(run, "retry", "failed and cancelled runs"));
+        }
+        // Asked when the run is live: no other run of the window can begin or end any more.
+        if let Some(why) = needless_retry(&mut tx, run).await? {
+            return Err(StoreError::Refused(why));
+        }
+        tx.commit().await.map_err(doing(what))
     }
 
     /// The operator found the report at the vendor: the held run polls with this ticket.
@@ -262,4 +251,46 @@ fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
         return StoreError::Refused("the account that the config has now has given this ticket to another run".into());
     }
     doing(what)(error)
+}
+
+/// Why a run that was just started anew is not to be sent: the archive holds its window, or BIK may have made, and mailed to whom
+/// this one is mailed, what another run of the window asked for.
+async fn needless_retry(tx: &mut sqlx::PgTransaction<'_>, run: &Run) -> Result<Option<String>, StoreError> {
+    let what = "look for other runs of a window";
+    let is_held: bool = sqlx::query_scalar(
+        "SELECT NOT again AND window_is_held(series_id, window_start, window_end, provisional) FROM runs WHERE id = $1",
+    )
+    .bind(run.id)
+    .fetch_one(&mut **tx)
+    .await
+    .map_err(doing(what))?;
+    if is_held {
+        let name = format!("{} of {}@{}", run.window_label, run.job, run.connection);
+        return Ok(Some(format!(
+            "the archive holds window {name}, which another run brought: run-job --again makes another report"
+        )));
+    }
+    // Served by runs_of_window and remote_tasks_of_run.
+    let other: Option<Uuid> = sqlx::query_scalar(
+        "SELECT other.id FROM runs mine JOIN runs other ON other.series_id = mine.series_id
+             AND other.window_start = mine.window_start AND other.window_end = mine.window_end AND other.id <> mine.id
+         WHERE mine.id = $1 AND other.vendor = 'bik' AND other.state IN ('failed', 'cancelled')
+           AND other.request->>'content_hash' = mine.request->>'content_hash'
+           AND (other.request->'emails')::jsonb @> (mine.request->'emails')::jsonb
+           AND EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = other.id AND base_url = mine.base_url
+               AND (outcome IN ('intended', 'unknown') AND mine.request->>'on_unknown' = 'hold'
+                    OR outcome = 'created' AND finished_at IS NULL))
+         ORDER BY other.created_at DESC LIMIT 1",
+    )
+    .bind(run.id)
+    .fetch_optional(&mut **tx)
+    .await
+    .map_err(doing(what))?;
+    Ok(other.map(|other| {
+        let other = crate::run::short(other);
+        format!(
+            "run {other} of the same window may be made and mailed: reportd retry {other} goes on with that; run-job --again \
+             makes another report, whatever there is"
+        )
+    }))
 }

@@ -72,12 +72,12 @@ pub struct RevisionRow {
     pub archived_at: DateTime<Utc>,
 }
 
-/// The newest revision of a window's name.
+/// The newest revision in a folder.
 #[derive(Clone, Debug, FromRow)]
 pub struct NewestManifest {
-    /// Its number.
+    /// Its number there.
     pub revision: i32,
-    /// Key of its manifest: under the job's former name, if that was renamed since.
+    /// Key of its manifest.
     pub manifest_path: String,
     /// Hash of its manifest.
     pub manifest_sha256: String,
@@ -125,17 +125,29 @@ impl RunStore {
             .map_err(doing("look up the revision of a run"))
     }
 
-    /// The newest revision of a window's name.
-    pub async fn newest_manifest(&self, series: i64, label: &str) -> Result<Option<NewestManifest>, StoreError> {
-        sqlx::query_as(
+    /// The newest revision in one folder of a window, with its number there: a renamed job's windows have two folders, which each
+    /// count from r1.
+    pub async fn newest_manifest(
+        &self,
+        series: i64,
+        label: &str,
+        folder: &str,
+    ) -> Result<Option<NewestManifest>, StoreError> {
+        let mut rows: Vec<NewestManifest> = sqlx::query_as(
             "SELECT revision, manifest_path, manifest_sha256 FROM revisions WHERE series_id = $1 AND window_label = $2
-             ORDER BY revision DESC LIMIT 1",
+                 AND starts_with(manifest_path, $3 || '/r')",
         )
         .bind(series)
         .bind(label)
-        .fetch_optional(&self.pool)
+        .bind(folder)
+        .fetch_all(&self.pool)
         .await
-        .map_err(doing("look up the previous revision"))
+        .map_err(doing("look up the previous revision"))?;
+        for row in &mut rows {
+            let name = row.manifest_path.rsplit('/').nth(1).and_then(|name| name.strip_prefix('r'));
+            row.revision = name.and_then(|number| number.parse().ok()).unwrap_or(row.revision);
+        }
+        Ok(rows.into_iter().max_by_key(|row| row.revision))
     }
 
     /// The artifacts of the archived ones among these runs, in order, each with its run.
@@ -250,13 +262,16 @@ impl RunStore {
         .map_err(doing(what))?;
         // A rename may have moved the run to another series since its worker took it.
         let row = RevisionRow { series_id: moved.ok_or(StoreError::LeaseLost)?, ..row.clone() };
+        let wanted = row.revision;
         let revision = insert_revision(&mut tx, row, artifacts).await?;
-        sqlx::query("UPDATE runs SET revision = $2 WHERE id = $1 AND revision <> $2")
-            .bind(run)
-            .bind(revision)
-            .execute(&mut *tx)
-            .await
-            .map_err(doing(what))?;
+        if revision != wanted {
+            sqlx::query("UPDATE runs SET revision = $2 WHERE id = $1")
+                .bind(run)
+                .bind(revision)
+                .execute(&mut *tx)
+                .await
+                .map_err(doing(what))?;
+        }
         tx.commit().await.map_err(doing(what))?;
         Ok(revision)
     }

@@ -135,12 +135,32 @@ pub(super) async fn take_over(
                 .execute(&mut **tx)
                 .await
                 .map_err(doing(what))?;
+            wake(tx, old).await?;
             continue;
         };
-        for statement in MOVES {
-            sqlx::query(statement).bind(old).bind(new).execute(&mut **tx).await.map_err(doing(what))?;
+        let mut moved = 0;
+        for (n, statement) in MOVES.into_iter().enumerate() {
+            let done = sqlx::query(statement).bind(old).bind(new).execute(&mut **tx).await.map_err(doing(what))?;
+            // Revisions and runs, which somebody may wait for.
+            moved += if n < 2 { done.rows_affected() } else { 0 };
+        }
+        if moved > 0 {
+            wake(tx, new).await?;
         }
     }
+    Ok(())
+}
+
+/// Lets runs that wait for a person be looked at now: they may have waited for this very history.
+async fn wake(tx: &mut PgTransaction<'_>, series: i64) -> Result<(), StoreError> {
+    // Served by runs_live_of_series.
+    sqlx::query(
+        "UPDATE runs SET next_step_at = reportd_now() WHERE series_id = $1 AND finished_at IS NULL AND blocked",
+    )
+    .bind(series)
+    .execute(&mut **tx)
+    .await
+    .map_err(doing("wake the runs of a renamed job"))?;
     Ok(())
 }
 

@@ -134,6 +134,18 @@ impl RunStore {
         .map_err(doing("look for open breakers"))
     }
 
+    /// Connection, vendor and account of what is due: runs of an account that nobody here asks as wait.
+    pub async fn accounts_of_due_runs(&self) -> Result<Vec<(String, String, String)>, StoreError> {
+        // Served by runs_due, which holds the runs that have not ended.
+        sqlx::query_as(
+            "SELECT DISTINCT connection, vendor, account FROM runs
+             WHERE state IN ('queued', 'submitting', 'waiting') AND next_step_at <= reportd_now() AND account <> ''",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .map_err(doing("look whose runs are due"))
+    }
+
     /// Lets the runs of an account that wait for a person be looked at now, because its secret has changed; returns how many
     /// there are.
     pub async fn wake_blocked(
@@ -169,10 +181,10 @@ impl RunStore {
         .map_err(doing("compare the archive with the database"))
     }
 
-    /// The job whose history a manifest is.
-    pub async fn job_of_manifest(&self, key: &str) -> Result<Option<String>, StoreError> {
-        sqlx::query_scalar(
-            "SELECT job FROM revisions JOIN series ON series.id = series_id WHERE manifest_path = $1 LIMIT 1",
+    /// The job whose history a manifest is, and whether that is in force.
+    pub async fn job_of_manifest(&self, key: &str) -> Result<Option<(String, bool)>, StoreError> {
+        sqlx::query_as(
+            "SELECT job, in_force FROM revisions JOIN series ON series.id = series_id WHERE manifest_path = $1 LIMIT 1",
         )
         .bind(key)
         .fetch_optional(&self.pool)
