@@ -93,7 +93,7 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
         .collect();
     removed.sort();
     kept.sort();
-    let returned = returned(&mut applying, &good, &removed).await?;
+    let returned = returned(&mut applying, texts, &good, &removed).await?;
     let series = changed_series(&mut applying, &good, &seen, &kept, &returned).await?;
     let (mut added, mut changed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for file in &put {
@@ -113,7 +113,11 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     let mut histories: Vec<String> = returned
         .iter()
         .map(|(job, former)| {
-            format!("{job} was renamed to {} and is back: it takes that history along", former.join(", "))
+            format!(
+                "{job} was renamed to {} and is back: it takes that history along; a rebuilt database \
+                 knows that only if it says `was`",
+                former.join(", ")
+            )
         })
         .collect();
     histories.extend(lost_histories(&put, &applying.files, &removed, &series, &returned));
@@ -129,27 +133,45 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     Ok(applied)
 }
 
-/// New jobs that a gone one's `was` names, with the gone ones: a rename that was taken back, by which nothing is to be lost either.
+/// New jobs that are a gone one's file but for its `was`, which names them: a rename that was taken back, by which nothing is to be
+/// lost either. Of a folder with errors nobody knows what it is to be, and a history that a file claims is that file's.
 async fn returned(
     applying: &mut Applying<'_>,
+    texts: &[FileText],
     good: &HashMap<&str, &Job>,
     removed: &[String],
 ) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
-    #[derive(serde::Deserialize)]
-    struct Named {
-        was: Option<Words>,
-    }
     let mut returned: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    if texts.iter().any(|text| !good.contains_key(text.name.as_str())) {
+        return Ok(returned);
+    }
+    let claimed: HashSet<&String> = good.values().flat_map(|job| &job.was).collect();
     for (gone, text) in applying.texts(removed).await? {
-        // What an older reportd wrote may not be readable any more: then it names nothing.
-        let was = serde_yaml::from_str::<Named>(&text).ok().and_then(|named| named.was);
-        for name in was.into_iter().flat_map(|Words(names)| names) {
-            if good.contains_key(name.as_str()) && !applying.files.contains_key(&name) {
-                returned.entry(name).or_default().push(gone.clone());
-            }
+        let Some((was, asks)) = apart(&text) else { continue };
+        let is_back = |text: &&FileText| {
+            was.contains(&text.name)
+                && !applying.files.contains_key(&text.name)
+                && text
+                    .bytes
+                    .as_ref()
+                    .ok()
+                    .and_then(|bytes| apart(std::str::from_utf8(bytes).ok()?))
+                    .is_some_and(|now| now.1 == asks)
+        };
+        let back: Vec<&FileText> = texts.iter().filter(is_back).collect();
+        if let ([one], false) = (back.as_slice(), claimed.contains(&gone)) {
+            returned.entry(one.name.clone()).or_default().push(gone);
         }
     }
     Ok(returned)
+}
+
+/// The former names that a job file says, and the rest of it; `None` = this reportd cannot read it.
+fn apart(text: &str) -> Option<(Vec<String>, serde_yaml::Value)> {
+    let mut value: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
+    let was = value.as_mapping_mut()?.remove("was").unwrap_or_default();
+    let Words(was) = serde_yaml::from_value::<Option<Words>>(was).ok()?.unwrap_or_default();
+    Some((was, value))
 }
 
 /// New jobs that are a gone one's file under another name, and series that begin where their job's last one ends: without its history

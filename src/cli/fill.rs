@@ -206,9 +206,7 @@ impl Fill {
     async fn part(&self, app: &App, calendar: &mut Calendar<'_>) -> Result<(Option<Part>, Vec<String>), Failure> {
         let mut fires = calendar.fires(self.mailing(), |_| true);
         let doubtful = app.worker.weigh(&mut fires, &calendar.ids, &calendar.asked()).await?;
-        let doubt = |window: &Window| {
-            doubtful.iter().find(|one| (one.window_start, one.window_end) == (window.start(), window.end()))
-        };
+        let doubt = |window: &Window| doubtful.iter().find(|one| one.is_of(window.start(), window.end()));
         let line = |fire: &Planned| {
             let window = fire.window?;
             Some(format!("reportd: {} {} is left alone: {}", calendar.name(), window.label(), doubt(&window)?.advice()))

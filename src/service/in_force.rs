@@ -148,9 +148,7 @@ impl InForce {
         for (connection, vendor, account) in store.accounts_of_due_runs().await? {
             let mine = vendor.parse::<Vendor>().ok().and_then(|v| self.worker.accounts.get(&connection, v));
             let Some((_, mine)) = mine else { continue };
-            if mine.secrets().is_ok_and(|secrets| secrets.account != account)
-                && mine.reload().is_ok_and(|secrets| secrets.account == account)
-            {
+            if mine.secrets().is_ok_and(|secrets| secrets.account != account) && mine.reload_as(&account) {
                 tracing::info!(
                     connection,
                     vendor,

@@ -11,7 +11,7 @@ use crate::job::series_name;
 use crate::request::window::Window;
 use crate::run::store::attention::{FailedRow, LiveRow};
 use crate::run::store::ledger::SeriesRow;
-use crate::run::{FailureClass, State};
+use crate::run::{FailureClass, State, short};
 use crate::yaml::show_duration;
 
 pub(super) fn items(facts: &Facts) -> Vec<Item> {
@@ -21,11 +21,6 @@ pub(super) fn items(facts: &Facts) -> Vec<Item> {
     items.extend(failed(facts));
     items.extend(late(facts));
     items
-}
-
-/// The first eight digits, which name a run.
-fn short(run: Uuid) -> String {
-    crate::run::short(run)
 }
 
 fn breakers(facts: &Facts) -> Vec<Item> {
@@ -276,10 +271,7 @@ fn late_item(facts: &Facts, job: &str, connection: &str, wait: Wait, windows: &[
         }
         (Wait::Person, Some((run, _))) => {
             let (run, each) = (short(*run), if count > 1 { ", and so with the others that fill names" } else { "" });
-            (
-                format!("run {run} may have been made and mailed"),
-                format!("reportd retry {run} holds it for your word{each}"),
-            )
+            (format!("run {run} may have been made and mailed"), format!("reportd retry {run}{each}"))
         }
         (Wait::Serve, _) => ("nobody has decided about the instant".to_owned(), "reportd serve".to_owned()),
         _ => ("no run is at it".to_owned(), format!("reportd fill {name}")),

@@ -91,6 +91,16 @@ impl Account {
         self.reload()
     }
 
+    /// Reads the secrets anew, and keeps them if they are this account's; returns whether they are.
+    pub fn reload_as(&self, account: &str) -> bool {
+        let Ok(secrets) = self.read() else { return false };
+        let is_theirs = secrets.account == account;
+        if is_theirs {
+            *self.cached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::new(secrets));
+        }
+        is_theirs
+    }
+
     /// Reads the secrets anew.
     pub fn reload(&self) -> Result<Arc<Secrets>, SecretError> {
         let secrets = Arc::new(self.read()?);
@@ -378,6 +388,22 @@ mod tests {
         let two = account(yaml, &[("K", "key1"), ("S", "new")], Vendor::Bik).secrets().unwrap();
         assert_ne!(one.fingerprint, two.fingerprint);
         assert_eq!(one.account, two.account);
+    }
+
+    #[test]
+    fn a_secret_of_another_account_than_the_one_asked_for_is_not_kept() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("key");
+        std::fs::write(&file, "first").unwrap();
+        let yaml = format!("connections: {{ a: {{ bik: {{ key: \"file:{}\", secret: env:S }} }} }}", file.display());
+        let one = account(&yaml, &[("S", "s")], Vendor::Bik);
+        let first = one.secrets().unwrap().account.clone();
+        std::fs::write(&file, "second").unwrap();
+        let second = account(&yaml, &[("S", "s")], Vendor::Bik).secrets().unwrap().account.clone();
+        assert!(!one.reload_as("a third one's"));
+        assert_eq!(one.secrets().unwrap().account, first);
+        assert!(one.reload_as(&second));
+        assert_eq!(one.secrets().unwrap().account, second);
     }
 
     #[test]

@@ -132,8 +132,7 @@ pub fn new_run(planned: &Planned, trigger: Trigger, account: &str) -> Result<New
 
 impl Worker {
     /// Marks those of a series' windows for which `fill` sends nothing, because their last run goes on with its ticket, and returns
-    /// those that it leaves to a person.
-    /// Only of windows that were `asked` for before can either be.
+    /// those that it leaves to a person. Only windows that were `asked` for before can be either.
     pub async fn weigh(
         &self,
         fires: &mut [Planned],

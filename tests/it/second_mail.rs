@@ -177,11 +177,14 @@ async fn a_schedule_skips_only_what_would_serve_it_and_late_after_tells_of_what_
     let late: Vec<&serde_json::Value> = told.iter().filter(|item| item["cause"] == "late").collect();
     let [late] = late.as_slice() else { panic!("{told:?}") };
     let run = &text(&late["run_id"])[..8];
-    assert_eq!(
-        (text(&late["job"]), text(&late["action"])),
-        ("same", &*format!("reportd retry {run} holds it for your word"))
-    );
+    assert_eq!((text(&late["job"]), text(&late["action"])), ("same", &*format!("reportd retry {run}")));
     assert!(shop.run(&["retry", run]).await.expect(0).stdout.contains("is held"));
+    // When the doubt is over, `status` names no command for it that would send the report again.
+    shop.run(&["resolve", run, "--not-created"]).await.expect(0);
+    shop.run(&["cancel", run]).await.expect(0);
+    let told = shop.run(&["status", "--format", "json"]).await.expect(1).json();
+    let late = told.iter().find(|item| item["cause"] == "late").unwrap();
+    assert_eq!(text(&late["action"]), "reportd fill same@north");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -516,4 +519,107 @@ async fn a_changed_key_is_read_when_runs_are_due_that_were_made_with_it() {
     serving.until_says("a secret was changed: runs are due that were made with the new one").await;
     serving.stop().await;
     assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_goes_back_to_the_file_that_it_was_and_to_no_other_of_that_name() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{LIVECHAT}");
+    let other = yaml.replace("chats/ratings", "chats/tags");
+    let window = "2025-03-03..2025-03-03";
+    shop.job("b", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("b", window, &[]).await.expect(0);
+    shop.without_job("b");
+    shop.job("c", &format!("was: [b]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    // `c` becomes `d`, and at once there is a `b`, which even asks the same: what a file claims is that file's.
+    shop.without_job("c");
+    shop.job("d", &format!("was: [c]\n{yaml}"));
+    shop.job("b", &yaml);
+    let told = shop.run(&["apply"]).await.expect(0);
+    assert!(!told.stderr.contains("is back"), "{told:?}");
+    assert_eq!((shop.holds("d").await.len(), shop.holds("b").await.len()), (1, 0));
+    // `d` is gone, and a `c` comes that asks for something else: another job, which begins without history.
+    shop.without_job("d");
+    shop.job("c", &other);
+    let told = shop.run(&["apply"]).await.expect(0);
+    assert!(!told.stderr.contains("is back"), "{told:?}");
+    assert_eq!((shop.holds("d").await.len(), shop.holds("c").await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_merge_of_two_names_that_is_taken_back_gives_its_history_to_neither_by_chance() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{LIVECHAT}");
+    shop.job("both", &format!("was: [a, b]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("both", "2025-03-03..2025-03-03", &[]).await.expect(0);
+    shop.without_job("both");
+    shop.job("a", &yaml);
+    shop.job("b", &yaml);
+    let told = shop.run(&["apply"]).await.expect(0);
+    assert!(!told.stderr.contains("is back"), "{told:?}");
+    assert_eq!(shop.holds("both").await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_manifest_of_a_run_whose_rename_was_taken_back_is_read_into_the_name_that_it_has() {
+    let shop = Shop::open().await;
+    let yaml = format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{BIK}");
+    shop.job("eng", &yaml);
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("eng");
+    shop.job("engagement", &format!("was: [eng]\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0);
+    begun(&shop, "engagement", "2025-03-03..2025-03-03", &[], "manifest-put").await;
+    shop.without_job("engagement");
+    shop.job("eng", &yaml);
+    shop.run(&["apply"]).await.expect(0).says("eng was renamed to engagement and is back");
+    shop.run(&["archive", "rebuild"]).await.expect(0);
+    assert_eq!(shop.holds("eng").await, ["2025-03-03 r1"]);
+    shop.run_job("eng", "2025-03-03..2025-03-03", &[]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_who_retry_one_run_the_second_sends_nothing_when_the_first_has_sent() {
+    let shop = Shop::open().await;
+    shop.job("report", BIK);
+    shop.fault("bik.generateReport=400:1");
+    let refused = shop.run_job("report", "2025-03-03..2025-03-03", &[]).await.expect(1).line();
+    let store = shop.store();
+    let run = store.by_prefix(text(&refused["run_id"])).await.unwrap();
+    // Both have seen that no create of it can lead to anything; then the first's is sent, and cancelled.
+    shop.sql(
+        "INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
+         SELECT gen_random_uuid(), id, connection, vendor, base_url, account FROM runs",
+    )
+    .await;
+    let base_url: String = shop.one("SELECT base_url FROM runs").await;
+    let second = store.retry_fresh(&run, &run.request, &base_url, "a", None).await.unwrap_err().to_string();
+    assert!(second.contains("was sent meanwhile"), "{second}");
+    assert_eq!(store.run(run.id).await.unwrap().unwrap().state, State::Failed);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_upgrade_knows_a_queued_run_that_was_asked_for_again_from_one_whose_window_came_to_be_held() {
+    let shop = Shop::open().await;
+    let store = shop.store();
+    let (again, overtaken) = (new_run(3), new_run(4));
+    for (new, held_s) in [(&again, -60), (&overtaken, 60)] {
+        let run = run_of(store.open(new).await.unwrap());
+        let (mut row, files) = crate::store::revision(&run, 1);
+        row.run_id = uuid::Uuid::new_v4();
+        row.archived_at = run.created_at + chrono::TimeDelta::seconds(held_s);
+        shop.sql("UPDATE runs SET state = 'submitting', attempt_id = gen_random_uuid()").await;
+        store.adopt(&row, &files).await.unwrap();
+        shop.sql("UPDATE runs SET state = 'queued', attempt_id = NULL").await;
+    }
+    let migration = std::fs::read_to_string(crate::harness::repository("migrations/0017_asked_again.sql")).unwrap();
+    let update = migration.split(';').find(|statement| statement.contains("UPDATE runs SET again")).unwrap();
+    shop.sql(update).await;
+    let marked: Vec<String> =
+        sqlx::query_scalar("SELECT window_label FROM runs WHERE again").fetch_all(&shop.pool).await.unwrap();
+    assert_eq!(marked, [again.window_label]);
 }

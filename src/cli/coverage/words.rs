@@ -120,8 +120,7 @@ fn remedies(calendar: &Calendar<'_>, doubtful: &[Doubtful]) -> String {
 /// The gaps that `fill` leaves to a person, one line each.
 fn left_alone(cells: &[&Cell], doubtful: &[Doubtful]) -> Vec<String> {
     let line = |cell: &&Cell| {
-        let key = (cell.window.start(), cell.window.end());
-        let doubt = doubtful.iter().find(|one| (one.window_start, one.window_end) == key)?;
+        let doubt = doubtful.iter().find(|one| one.is_of(cell.window.start(), cell.window.end()))?;
         Some(format!("{}: {}", cell.window.label(), doubt.advice()))
     };
     cells.iter().filter_map(line).collect()

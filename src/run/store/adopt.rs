@@ -20,6 +20,13 @@ impl RunStore {
     pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<Option<Adopted>, StoreError> {
         let what = "adopt a revision from its manifest";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        // A run that is known brings its revision to where it belongs now: its job may have another name than its manifest says.
+        let belongs: Option<i64> = sqlx::query_scalar("SELECT series_id FROM runs WHERE id = $1")
+            .bind(row.run_id)
+            .fetch_optional(&mut *tx)
+            .await
+            .map_err(doing(what))?;
+        let (named, row) = (row.series_id, &RevisionRow { series_id: belongs.unwrap_or(row.series_id), ..row.clone() });
         let known: bool = sqlx::query_scalar(
             // A renamed job's revisions belong to another series than their manifests say, and a number there may be another
             // manifest's here.
@@ -61,7 +68,7 @@ impl RunStore {
         .bind(row.archived_at)
         .bind(sources(event))
         .bind(&self.who.0)
-        .bind(row.series_id)
+        .bind(named)
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;

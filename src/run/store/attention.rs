@@ -256,7 +256,10 @@ impl RunStore {
         sqlx::query_as(
             "SELECT s.id AS series_id, s.job, s.connection, f.fire_at, f.window_start, f.window_end, newest.id AS run_id,
                     newest.state AS run_state, newest.stuck AS run_stuck,
-                    CASE WHEN f.outcome = 'skipped' THEN f.run_id END AS doubtful_run
+                    CASE WHEN f.outcome = 'skipped' AND EXISTS (
+                        SELECT 1 FROM remote_tasks t WHERE t.run_id = f.run_id
+                            AND (t.outcome IN ('intended', 'unknown') OR t.outcome = 'created' AND t.finished_at IS NULL)
+                    ) THEN f.run_id END AS doubtful_run
              FROM unnest($1::text[], $2::text[], $3::float8[]) AS asked (job, connection, late_s)
              JOIN series s ON s.job = asked.job AND s.connection = asked.connection AND (s.in_force OR NOT $5)
              CROSS JOIN LATERAL (

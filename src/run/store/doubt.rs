@@ -26,6 +26,11 @@ pub struct Doubtful {
 }
 
 impl Doubtful {
+    /// Whether it is of this window.
+    pub fn is_of(&self, start: DateTime<Utc>, end: DateTime<Utc>) -> bool {
+        (self.window_start, self.window_end) == (start, end)
+    }
+
     /// What there is to know, and which command ends it.
     pub fn advice(&self) -> String {
         let run = short(self.run_id);

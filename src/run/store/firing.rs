@@ -295,8 +295,8 @@ impl Firing<'_> {
         let heed: Vec<Wanted<'_>> = made.iter().filter(|w| w.run.wants != Wants::Another).copied().collect();
         let found = doubtful(&mut *self.tx, &asked(&heed)).await?;
         let of = |w: &Wanted<'_>| {
-            let key = (w.series, w.run.window_start, w.run.window_end);
-            found.iter().find(|found| (found.series_id, found.window_start, found.window_end) == key).copied()
+            let is_it = |one: &&Doubtful| one.series_id == w.series && one.is_of(w.run.window_start, w.run.window_end);
+            found.iter().find(is_it).copied()
         };
         Ok(heed.iter().filter_map(|w| Some((w.id, of(w)?))).collect())
     }

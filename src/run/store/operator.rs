@@ -3,6 +3,7 @@
 use serde_json::Value;
 use uuid::Uuid;
 
+use super::revision::standing;
 use super::revive::{Revival, go_on, is_live_twin};
 use super::{RunStore, StoreError, doing};
 use crate::run::state::{Event, sources};
@@ -257,17 +258,26 @@ fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
 /// this one is mailed, what another run of the window asked for.
 async fn needless_retry(tx: &mut sqlx::PgTransaction<'_>, run: &Run) -> Result<Option<String>, StoreError> {
     let what = "look for other runs of a window";
-    let is_held: bool = sqlx::query_scalar(
-        "SELECT NOT again AND window_is_held(series_id, window_start, window_end, provisional) FROM runs WHERE id = $1",
+    let (_, is_held) = standing(&mut **tx, run.id).await?;
+    if is_held {
+        let name = format!("{} of {}@{}", run.window_label, run.job, run.connection);
+        return Ok(Some(format!(
+            "the archive holds window {name}, which another run brought: run-job --again makes another report"
+        )));
+    }
+    // Somebody else may have started it, and stopped it again, since its creates were looked at.
+    let was_sent: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT 1 FROM remote_tasks WHERE run_id = $1 AND vendor = 'bik'
+             AND (outcome IN ('intended', 'unknown') OR outcome = 'created' AND finished_at IS NULL))",
     )
     .bind(run.id)
     .fetch_one(&mut **tx)
     .await
     .map_err(doing(what))?;
-    if is_held {
-        let name = format!("{} of {}@{}", run.window_label, run.job, run.connection);
+    if was_sent {
         return Ok(Some(format!(
-            "the archive holds window {name}, which another run brought: run-job --again makes another report"
+            "run {} was sent meanwhile: look again, with the same command",
+            crate::run::short(run.id)
         )));
     }
     // Served by runs_of_window and remote_tasks_of_run.

@@ -106,14 +106,7 @@ impl RunStore {
     /// The series that a run belongs to now, and whether it is needless: the archive holds its window, and it was not asked for another
     /// report of it.
     pub async fn standing(&self, run: Uuid) -> Result<(i64, bool), StoreError> {
-        sqlx::query_as(
-            "SELECT series_id, NOT again AND window_is_held(series_id, window_start, window_end, provisional)
-             FROM runs WHERE id = $1",
-        )
-        .bind(run)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(doing("look whether a run's window is held"))
+        standing(&self.pool, run).await
     }
 
     /// The revision that a run made.
@@ -275,6 +268,18 @@ impl RunStore {
         tx.commit().await.map_err(doing(what))?;
         Ok(revision)
     }
+}
+
+/// [`RunStore::standing`], also within a transaction.
+pub(super) async fn standing(executor: impl sqlx::PgExecutor<'_>, run: Uuid) -> Result<(i64, bool), StoreError> {
+    sqlx::query_as(
+        "SELECT series_id, NOT again AND window_is_held(series_id, window_start, window_end, provisional)
+         FROM runs WHERE id = $1",
+    )
+    .bind(run)
+    .fetch_one(executor)
+    .await
+    .map_err(doing("look whether a run's window is held"))
 }
 
 /// Writes a revision and its artifacts; returns its number, which is the next free one where the number is another manifest's: a
