@@ -3,7 +3,9 @@
 //! A file with errors never gets in, and never takes its last good version out. A file that is gone takes its series out of
 //! force; their history stays.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod renames;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use sha2::{Digest, Sha256};
@@ -12,11 +14,11 @@ use thiserror::Error;
 use crate::connection::Connection;
 use crate::fire::decide::first_cursor;
 use crate::fire::rule::{Rule, Rules};
-use crate::job::file::Words;
 use crate::job::load::{FileText, Jobs, compile_all};
 use crate::job::{Defaults, Job, Series, series_name};
 use crate::run::store::job_set::{Applying, JobSet, KnownSeries, SeriesChange, SetFile};
 use crate::run::store::{RunStore, StoreError};
+use renames::{Renames, moved_connections, renames};
 
 /// What a folder did to the set.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -29,7 +31,7 @@ pub struct Applied {
     pub changed: Vec<String>,
     /// Jobs whose file is gone.
     pub removed: Vec<String>,
-    /// Jobs whose file has errors, and whose last good version stays.
+    /// Jobs whose file has errors, or may be there under a former name, and whose last good version stays.
     pub kept: Vec<String>,
     /// Series that fire no more although their job stays: its file, or the config, has no such connection any more.
     pub left_out: Vec<String>,
@@ -81,9 +83,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     if texts.is_empty() && !applying.files.is_empty() && !may_empty {
         return Err(ApplyError::Emptied(applying.files.len()));
     }
-    let good: HashMap<&str, &Job> = jobs.jobs.iter().map(|job| (job.name.as_str(), job)).collect();
+    let mut good: HashMap<&str, &Job> = jobs.jobs.iter().map(|job| (job.name.as_str(), job)).collect();
     let seen: HashSet<&str> = texts.iter().map(|text| text.name.as_str()).collect();
-    let put = changed_files(texts, &good, &applying.files);
     let mut removed: Vec<String> = applying.files.keys().filter(|job| !seen.contains(job.as_str())).cloned().collect();
     let mut kept: Vec<String> = applying
         .files
@@ -91,10 +92,16 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
         .filter(|job| seen.contains(job.as_str()) && !good.contains_key(job.as_str()))
         .cloned()
         .collect();
+    let renames = renames(&mut applying, texts, &good, &removed).await?;
+    good.retain(|name, _| !renames.waiting.contains(*name));
+    removed.retain(|job| !renames.staying.contains(job));
+    kept.extend(renames.staying.iter().cloned());
     removed.sort();
     kept.sort();
-    let returned = returned(&mut applying, texts, &good, &removed).await?;
-    let series = changed_series(&mut applying, &good, &seen, &kept, &returned).await?;
+    let put = changed_files(texts, &good, &applying.files);
+    let series = changed_series(&mut applying, &good, &seen, &kept, &renames).await?;
+    let names: Vec<String> = good.keys().map(|name| (*name).to_owned()).collect();
+    applying.forget_former(&names).await?;
     let (mut added, mut changed): (Vec<String>, Vec<String>) = (Vec::new(), Vec::new());
     for file in &put {
         let list = if applying.files.contains_key(&file.job) { &mut changed } else { &mut added };
@@ -110,17 +117,8 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
             left_out.push(series_name(job, connection));
         }
     }
-    let mut histories: Vec<String> = returned
-        .iter()
-        .map(|(job, former)| {
-            format!(
-                "{job} was renamed to {} and is back: it takes that history along; a rebuilt database \
-                 knows that only if it says `was`",
-                former.join(", ")
-            )
-        })
-        .collect();
-    histories.extend(lost_histories(&put, &applying.files, &removed, &series, &returned));
+    let mut histories = renames.told;
+    histories.extend(moved_connections(&series));
     let mut applied = Applied { version: applying.version, added, changed, removed, kept, left_out, histories };
     if put.is_empty() && applied.removed.is_empty() && series.is_empty() {
         // History that a former name still had, since its run was live at the change, has moved all the same.
@@ -131,73 +129,6 @@ pub async fn apply(store: &RunStore, texts: &[FileText], jobs: &Jobs, may_empty:
     applied.version = applying.finish(&put, &applied.removed, &series).await?;
     crate::crash::point("set-applied");
     Ok(applied)
-}
-
-/// New jobs that are a gone one's file but for its `was`, which names them: a rename that was taken back, by which nothing is to be
-/// lost either. Of a folder with errors nobody knows what it is to be, and a history that a file claims is that file's.
-async fn returned(
-    applying: &mut Applying<'_>,
-    texts: &[FileText],
-    good: &HashMap<&str, &Job>,
-    removed: &[String],
-) -> Result<BTreeMap<String, Vec<String>>, StoreError> {
-    let mut returned: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    if texts.iter().any(|text| !good.contains_key(text.name.as_str())) {
-        return Ok(returned);
-    }
-    let claimed: HashSet<&String> = good.values().flat_map(|job| &job.was).collect();
-    for (gone, text) in applying.texts(removed).await? {
-        let Some((was, asks)) = apart(&text) else { continue };
-        let is_back = |text: &&FileText| {
-            was.contains(&text.name)
-                && !applying.files.contains_key(&text.name)
-                && text
-                    .bytes
-                    .as_ref()
-                    .ok()
-                    .and_then(|bytes| apart(std::str::from_utf8(bytes).ok()?))
-                    .is_some_and(|now| now.1 == asks)
-        };
-        let back: Vec<&FileText> = texts.iter().filter(is_back).collect();
-        if let ([one], false) = (back.as_slice(), claimed.contains(&gone)) {
-            returned.entry(one.name.clone()).or_default().push(gone);
-        }
-    }
-    Ok(returned)
-}
-
-/// The former names that a job file says, and the rest of it; `None` = this reportd cannot read it.
-fn apart(text: &str) -> Option<(Vec<String>, serde_yaml::Value)> {
-    let mut value: serde_yaml::Value = serde_yaml::from_str(text).ok()?;
-    let was = value.as_mapping_mut()?.remove("was").unwrap_or_default();
-    let Words(was) = serde_yaml::from_value::<Option<Words>>(was).ok()?.unwrap_or_default();
-    Some((was, value))
-}
-
-/// New jobs that are a gone one's file under another name, and series that begin where their job's last one ends: without its history
-/// every window of the past is asked for again.
-fn lost_histories(
-    put: &[SetFile],
-    known: &HashMap<String, String>,
-    removed: &[String],
-    series: &[(SeriesChange, String, String)],
-    returned: &BTreeMap<String, Vec<String>>,
-) -> Vec<String> {
-    const ANEW: &str = "what it held counts as missing and may be asked for again, at BIK with a mail each";
-    let renamed = |file: &SetFile| {
-        let former = removed.iter().find(|job| known.get(*job) == Some(&file.sha256))?;
-        let job = Some(&file.job).filter(|job| !returned.contains_key(*job))?;
-        Some(format!(
-            "{job} is what {former} was, whose history it takes along with `was: [{former}]` only; else {ANEW}"
-        ))
-    };
-    let moved = |(change, job, connection): &(SeriesChange, String, String)| {
-        let ended = |(other, name, _): &&(SeriesChange, String, String)| !other.in_force && name == job;
-        let (_, _, former) = series.iter().find(ended).filter(|_| change.in_force && change.first_cursor.is_some())?;
-        let (new, old) = (series_name(job, connection), series_name(job, former));
-        Some(format!("{new} begins and {old} ends: a connection that is renamed takes no history along; {ANEW}"))
-    };
-    put.iter().filter_map(renamed).chain(series.iter().filter_map(moved)).collect()
 }
 
 /// The good files whose text differs from what is in force.
@@ -230,18 +161,29 @@ async fn changed_series(
     good: &HashMap<&str, &Job>,
     seen: &HashSet<&str>,
     kept: &[String],
-    returned: &BTreeMap<String, Vec<String>>,
+    renames: &Renames,
 ) -> Result<Vec<(SeriesChange, String, String)>, StoreError> {
     let mut wanted: HashMap<(&str, &str), (&Job, &Series)> = HashMap::new();
+    let mut former: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     for job in good.values() {
         // A former name that is a job again is no former name.
-        let was = job.was.iter().chain(returned.get(&job.name).into_iter().flatten());
-        let was: Vec<String> = was.filter(|name| !seen.contains(name.as_str())).cloned().collect();
-        for series in &job.series {
-            wanted.insert((&job.name, &series.connection), (job, series));
-            if !was.is_empty() {
-                applying.take_over(&job.name, &series.connection, &was).await?;
-            }
+        let is_its = |name: &&String| !seen.contains(name.as_str());
+        let was = job.was.iter().chain(renames.also_was.get(&job.name).into_iter().flatten());
+        let was: Vec<String> = was.filter(is_its).cloned().collect();
+        if !was.is_empty() {
+            former.insert(&job.name, was);
+        }
+        wanted
+            .extend(job.series.iter().map(|series| ((job.name.as_str(), series.connection.as_str()), (*job, series))));
+    }
+    let names: Vec<String> = former.values().flatten().cloned().collect();
+    let places = applying.connections_of(&names).await?;
+    for (job, was) in &former {
+        // Also where the job has no connection any more: it may have it again.
+        let left = places.iter().filter(|(name, _)| was.contains(name)).map(|(_, connection)| connection.as_str());
+        let mine = good[job].series.iter().map(|series| series.connection.as_str());
+        for connection in left.chain(mine).collect::<BTreeSet<_>>() {
+            applying.take_over(job, connection, was).await?;
         }
     }
     let rows: Vec<(String, String, &'static str)> = wanted

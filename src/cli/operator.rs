@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 
-use super::{Cx, Exit, Failure, say, say_json};
+use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::{App, ArchiveUse, Selection};
 use crate::operator::{self, OperatorError};
 use crate::request::window::Window;
@@ -52,7 +52,9 @@ async fn finish(cx: &Cx, app: &App, id: uuid::Uuid, words: &str) -> Result<Exit,
         say(&format!("run {} {words}; it is {} now", short(id), run.state));
         let window = run.window_zone.parse().ok().and_then(|zone| Window::new(run.window_start, run.window_end, zone));
         let live = !run.state.is_terminal() && run.state != State::Held;
-        if let Some((first, last)) = window.filter(|_| live).and_then(|w| w.whole_days())
+        if let Some(why) = app.worker.refuses(&run).filter(|_| live) {
+            note(&format!("reportd: this reportd would not work on it: {why}"));
+        } else if let Some((first, last)) = window.filter(|_| live).and_then(|w| w.whole_days())
             && !app.worker.store.is_served().await?
         {
             say(&format!("to carry it on: reportd run-job {}@{} --window {first}..{last}", run.job, run.connection));
@@ -94,7 +96,7 @@ impl Cancel {
             app.worker.store.cancel(&run).await?;
             if run.state == State::Held {
                 let id = short(run.id);
-                super::note(&format!(
+                note(&format!(
                     "reportd: whether BIK made and mailed this report is still not known: fill leaves its window alone, and \
                      `reportd retry {id}` holds it again"
                 ));

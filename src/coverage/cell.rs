@@ -3,7 +3,7 @@
 //! What the archive holds comes first, then what works on it, then what people said, then why it is not there. The order is
 //! the meaning: a window that is held is held, whatever became of a later attempt.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use chrono::{DateTime, Utc};
@@ -177,7 +177,9 @@ pub fn cells(wanted: Vec<Wanted>, facts: Facts, today: &Today<'_>) -> (Vec<Cell>
             run: None,
             asked: ended.contains_key(&at),
         };
-        if let Some(row) = held.remove(&at) {
+        // What was asked for too early stands for the report until that one could be had.
+        let is_final = |row: &HeldRow| !row.provisional || one.provisional || !one.ripe;
+        if let Some(row) = held.remove(&at).filter(is_final) {
             cell.state = held_state(&row, &one.window, one.provisional, today);
             cell.held = Some(Box::new(row));
         } else if let Some(run) = live.get(&at) {
@@ -216,11 +218,20 @@ pub fn by_hand_cells(
     let held = facts.held.iter().map(|row| (row.window_start, row.window_end, &row.window_zone));
     let failed = facts.ended.iter().filter(|run| run.state == run::State::Failed);
     let runs = facts.live.iter().chain(failed).map(|run| (run.window_start, run.window_end, &run.window_zone));
+    // No schedule wants a final report after an early one.
+    let early: HashSet<Key> =
+        facts.held.iter().filter(|row| row.provisional).map(|row| (row.window_start, row.window_end)).collect();
     let mut wanted: Vec<Wanted> = held
         .chain(runs)
         .filter_map(|(start, end, zone)| Window::new(start, end, zone.parse().unwrap_or_default()))
         .filter(is_asked_about)
-        .map(|window| Wanted { window, fire_at: window.end(), provisional: false, paused: false, ripe: ripe(&window) })
+        .map(|window| Wanted {
+            window,
+            fire_at: window.end(),
+            provisional: early.contains(&key(&window)),
+            paused: false,
+            ripe: ripe(&window),
+        })
         .collect();
     wanted.sort_by_key(|one| key(&one.window));
     wanted.dedup_by_key(|one| key(&one.window));
@@ -346,11 +357,16 @@ mod tests {
         assert_eq!(state_of(row.clone(), false), State::Held);
         assert_eq!(state_of(HeldRow { state: run::State::Empty, ..row.clone() }, false), State::Empty);
         assert_eq!(state_of(HeldRow { content_hash: "then".into(), ..row.clone() }, false), State::Stale);
-        assert_eq!(
-            state_of(HeldRow { provisional: true, content_hash: "then".into(), ..row.clone() }, false),
-            State::Provisional
-        );
+        let early = HeldRow { provisional: true, content_hash: "then".into(), ..row.clone() };
+        assert_eq!(state_of(early.clone(), true), State::Provisional);
         assert_eq!(state_of(row, true), State::Provisional);
+        // It stands for the final report until that one could be had.
+        let facts = |live: Vec<WindowRun>| Facts { held: vec![early.clone()], live, ..Facts::default() };
+        let unripe = Wanted { ripe: false, ..wanted(3) };
+        assert_eq!(states(vec![unripe], facts(Vec::new()), &[]), [State::Provisional]);
+        assert_eq!(states(vec![wanted(3)], facts(Vec::new()), &[]), [State::Missing]);
+        let live = vec![run(&window, run::State::Queued, false)];
+        assert_eq!(states(vec![wanted(3)], facts(live), &[]), [State::InFlight]);
     }
 
     #[test]

@@ -24,6 +24,9 @@ use crate::run::store::StoreError;
 use crate::run::store::calendar::{Range, SeriesRow, WindowRun};
 use crate::worker::Worker;
 
+/// Names, and those under which their history may stand as well, as the database knows.
+type Beside = HashMap<String, Vec<String>>;
+
 /// Series that are looked at in one go: enough that statements are few, few enough that memory stays flat.
 pub const BATCH: usize = 200;
 
@@ -142,16 +145,31 @@ impl<'a> Look<'a> {
         Ok(calendars)
     }
 
-    /// The names under which a series' history may stand, its own first.
-    fn names_of(&self, job: &'a Job) -> impl Iterator<Item = &'a str> {
-        let former = job.was.iter().map(String::as_str).filter(|name| !self.names.contains(name));
-        std::iter::once(job.name.as_str()).chain(former)
+    /// The names under which a series' history may stand, its own first: those that the file says, and what the database knows of
+    /// them, which the set in force may not.
+    fn names_of(&self, job: &'a Job, beside: &Beside) -> Vec<String> {
+        let mut names = vec![job.name.clone()];
+        for name in std::iter::once(&job.name).chain(&job.was) {
+            let known = beside.get(name.as_str()).into_iter().flatten();
+            names
+                .extend(std::iter::once(name).chain(known).filter(|name| !self.names.contains(name.as_str())).cloned());
+        }
+        let mut seen = HashSet::new();
+        names.retain(|name| seen.insert(name.clone()));
+        names
     }
 
     async fn begin(&self, chosen: &[Chosen<'a>]) -> Result<Vec<Begun<'a>>, LookError> {
+        let mut beside = Beside::new();
+        for (former, _, holder) in self.worker.store.former_names().await? {
+            beside.entry(former.clone()).or_default().push(holder.clone());
+            beside.entry(holder).or_default().push(former);
+        }
         let names: Vec<(String, String)> = chosen
             .iter()
-            .flat_map(|(job, series, _)| self.names_of(job).map(|name| (name.to_owned(), series.connection.clone())))
+            .flat_map(|(job, series, _)| {
+                self.names_of(job, &beside).into_iter().map(|name| (name, series.connection.clone()))
+            })
             .collect();
         let mut rows: HashMap<(String, String), SeriesRow> = HashMap::new();
         for row in self.worker.store.series_named(&names).await? {
@@ -164,8 +182,8 @@ impl<'a> Look<'a> {
         }
         let mut begun = Vec::with_capacity(chosen.len());
         for (job, series, connection) in chosen.iter().copied() {
-            let found = |name: &str| rows.get(&(name.to_owned(), series.connection.clone())).cloned();
-            let rows: Vec<SeriesRow> = self.names_of(job).filter_map(found).collect();
+            let found = |name: String| rows.get(&(name, series.connection.clone())).cloned();
+            let rows: Vec<SeriesRow> = self.names_of(job, &beside).into_iter().filter_map(found).collect();
             // Of versions that begin at one instant the last counts: the own name's.
             let stored: Vec<_> = rows.iter().rev().filter_map(|row| versions.get(&row.id)).flatten().cloned().collect();
             let named = || series_name(&job.name, &series.connection);

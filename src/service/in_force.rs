@@ -119,7 +119,8 @@ impl InForce {
     /// Takes over what a former name still has: runs that stayed there, and revisions that a rebuild brought, where the next
     /// instant of their windows would not see them.
     pub async fn take_over_the_rest(&self, store: &RunStore) -> Result<(), StoreError> {
-        let mut renamed = Vec::new();
+        let mut renamed = store.former_names().await?;
+        renamed.retain(|(_, _, job)| self.jobs.contains_key(job));
         for job in self.jobs.values() {
             for (was, series) in job.was.iter().flat_map(|was| job.series.iter().map(move |series| (was, series))) {
                 renamed.push((was.clone(), series.connection.clone(), job.name.clone()));
@@ -128,9 +129,9 @@ impl InForce {
         if renamed.is_empty() {
             return Ok(());
         }
-        for (_, connection, job) in store.left_behind(&renamed).await? {
+        for (former, connection, job) in store.left_behind(&renamed).await? {
             let Some(job) = self.jobs.get(&job) else { continue };
-            match store.series_of(&job.name, &connection, job.vendor().as_str(), &job.was).await {
+            match store.series_of(&job.name, &connection, job.vendor().as_str(), &[former]).await {
                 // A former name that is in force again is another job's, and keeps what it has.
                 Ok(_) | Err(StoreError::Refused(_)) => {}
                 // Another job's history is not kept waiting by this one's.

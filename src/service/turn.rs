@@ -336,15 +336,16 @@ impl Service {
         self.folder = if loaded.texts.is_none() { unreadable() } else { None };
         if let Some(texts) = &loaded.texts {
             match job_set::apply(&self.store, texts, &loaded.jobs, false).await {
-                Ok(applied) if applied.is_unchanged() => {}
                 Ok(applied) => {
-                    tracing::info!(
-                        version = applied.version,
-                        added = applied.added.len(),
-                        changed = applied.changed.len(),
-                        removed = applied.removed.len(),
-                        "the job folder is in force"
-                    );
+                    if !applied.is_unchanged() {
+                        tracing::info!(
+                            version = applied.version,
+                            added = applied.added.len(),
+                            changed = applied.changed.len(),
+                            removed = applied.removed.len(),
+                            "the job folder is in force"
+                        );
+                    }
                     if let [first, ..] = applied.left_out.as_slice() {
                         let (count, first) = (applied.left_out.len(), first.as_str());
                         tracing::warn!(count, first, "series fire no more: their job has no such connection any more");

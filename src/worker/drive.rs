@@ -127,6 +127,11 @@ impl Worker {
         Ok(())
     }
 
+    /// Why this process may not work on a run: it was made for another account, or another place.
+    pub fn refuses(&self, run: &Run) -> Option<String> {
+        self.identity(run).err()
+    }
+
     /// Base URL and account of this process for the run's connection; the error says why the run is not ours to work on.
     fn identity(&self, run: &Run) -> Result<(String, String), String> {
         let vendor: Vendor = run.vendor.parse()?;

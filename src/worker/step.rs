@@ -163,7 +163,7 @@ impl Worker {
         let folder = window_folder(&run.job, &run.connection, &hand.request.window);
         let (series, needless) = self.store.standing(run.id).await?;
         if needless {
-            // A rename, a rebuild or another run brought it since this one was made.
+            // A rename, a rebuild or another run brought it since this one was made; the intent asks once more.
             self.store.needless(lease).await?;
             return Ok(Stepped::Moved);
         }

@@ -275,6 +275,8 @@ async fn a_queued_run_is_not_sent_when_its_window_is_held_by_then_unless_it_was_
     shop.run(&["apply"]).await.expect(0);
     shop.without_job("renamed");
     shop.run(&["apply", "--empty"]).await.expect(0);
+    // As a database does that was rebuilt: it knows no former names.
+    shop.sql("DELETE FROM former_names").await;
     shop.job("report", &yaml);
     shop.run_job("report", window, &[]).await.expect(2).says("is the history of renamed by now: say `was: [renamed]`");
     let serving = shop.serve().await;
@@ -346,9 +348,12 @@ async fn a_change_of_name_that_takes_no_history_along_is_told() {
     assert!(config.contains("north:"), "{config}");
     std::fs::write(shop.folder.path().join("reportd.yaml"), config.replace("north:", "south:")).unwrap();
     shop.run(&["apply"]).await.expect(0).says("new@south begins and new@north ends");
-    // A text of its own is another job.
+    // What else was edited does not matter; another report is another job.
     shop.without_job("new");
-    shop.job("other", &format!("late_after: 1h\n{yaml}"));
+    shop.job("newer", &format!("late_after: 1h\n{yaml}"));
+    shop.run(&["apply"]).await.expect(0).says("newer asks for what new asked for");
+    shop.without_job("newer");
+    shop.job("other", &yaml.replace("Agent Engagement", "Agent Ratings"));
     let told = shop.run(&["apply"]).await.expect(0);
     assert!(!told.stderr.contains("history"), "{told:?}");
 }
@@ -369,6 +374,12 @@ async fn a_run_of_another_account_needs_somebody_in_the_calendar_and_for_fill_to
     assert_eq!(state().await, "needs_you");
     let filled = shop.run(&[&["fill", "report"], &span[..]].concat()).await.expect(3);
     filled.says(&format!("a run waits for a person: `reportd show {}`", &id[..8]));
+    // An operator's word is taken, and who gives it hears that nobody acts on it.
+    shop.sql("UPDATE runs SET state = 'held', failure_class = 'unknown_create', failure = '', lease_token = NULL")
+        .await;
+    let resolved = shop.run(&["resolve", &id, "--not-created"]).await.expect(0);
+    resolved
+        .says("this reportd would not work on it: the run was made for another account than connection north has now");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -560,6 +571,7 @@ async fn a_merge_of_two_names_that_is_taken_back_gives_its_history_to_neither_by
     shop.job("b", &yaml);
     let told = shop.run(&["apply"]).await.expect(0);
     assert!(!told.stderr.contains("is back"), "{told:?}");
+    told.says("a was renamed to both before, and begins anew").says("b was renamed to both before, and begins anew");
     assert_eq!(shop.holds("both").await.len(), 1);
 }
 
@@ -622,4 +634,353 @@ async fn an_upgrade_knows_a_queued_run_that_was_asked_for_again_from_one_whose_w
     let marked: Vec<String> =
         sqlx::query_scalar("SELECT window_label FROM runs WHERE again").fetch_all(&shop.pool).await.unwrap();
     assert_eq!(marked, [again.window_label]);
+}
+
+/// A BIK job for a person's hands, which a schedule names too.
+fn by_hand(more: &str) -> String {
+    format!("window: yesterday\nzone: UTC\nschedule: \"0 7 * * *\"\n{more}{BIK}")
+}
+
+const MARCH: &str = "2025-03-03..2025-03-03";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_that_changed_more_than_the_name_is_taken_back_too() {
+    let shop = Shop::open().await;
+    shop.job("eng", &by_hand("description: old\n"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("eng");
+    let renamed = by_hand("was: [eng]\ndescription: new\ngive_up: 2h\n").replace("{var.owner}", "boss@north.example");
+    shop.job("engagement", &renamed);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("engagement", MARCH, &["--mail"]).await.expect(0);
+    shop.without_job("engagement");
+    shop.job("eng", &by_hand("description: old\n"));
+    shop.run(&["apply"]).await.expect(0).says("eng was renamed to engagement and is back");
+    shop.run_job("eng", MARCH, &["--mail"]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+    // And one that comes back with another report is told of.
+    shop.without_job("eng");
+    shop.job("engagement", &renamed);
+    shop.run(&["apply"]).await.expect(0);
+    shop.without_job("engagement");
+    shop.job("eng", &by_hand("").replace("Agent Engagement", "Agent Ratings"));
+    let told = shop.run(&["apply"]).await.expect(0);
+    told.says("eng was renamed to engagement before, and begins anew").says("`was: [engagement]`");
+    assert_eq!((shop.holds("engagement").await.len(), shop.holds("eng").await.len()), (1, 0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rename_is_taken_back_beside_files_with_errors_and_waits_where_they_may_say_otherwise() {
+    const BACK: &str = "eng was renamed to engagement and is back";
+    const STAYS: &str = "engagement is gone and stays in force, and eng waits";
+    // What else stands in the folder, what the file that comes back says at first, and whether that must wait.
+    let cases = [
+        ("other", "descripton: a\n", true, false),
+        ("other", "window: [\n", true, false),
+        ("other", "was: [engagement]\ndescripton: a\n", true, true),
+        ("new", "window: [\n", true, true),
+        ("eng", "descripton: a\n", false, true),
+    ];
+    for (broken, error, is_other, waits) in cases {
+        let shop = Shop::open().await;
+        shop.clock("2025-03-05T06:00:00Z").await;
+        let yaml = by_hand("since: 2025-03-03\n");
+        let other = yaml.replace("Agent Engagement", "Agent Ratings");
+        shop.job("engagement", &format!("was: [eng]\n{yaml}"));
+        shop.job("other", &other);
+        shop.run(&["apply"]).await.expect(0);
+        shop.run_job("engagement", MARCH, &[]).await.expect(0);
+        shop.without_job("engagement");
+        shop.job("eng", &yaml);
+        shop.job(broken, &format!("{error}{}", if is_other { &other } else { &yaml }));
+        let serving = shop.serve().await;
+        serving.until_says(if waits { STAYS } else { BACK }).await;
+        if waits {
+            assert_eq!(shop.holds("engagement").await, ["2025-03-03 r1"], "{error}");
+            let fires = "SELECT count(*) FROM job_files WHERE job IN ('eng', 'engagement')";
+            assert_eq!(shop.one::<i64>(fires).await, 1, "{error}");
+            shop.job(broken, if is_other { &other } else { &yaml });
+            serving.until_says(BACK).await;
+        }
+        shop.until_count("SELECT count(*) FROM job_files WHERE job = 'engagement'", 0).await;
+        assert_eq!(shop.holds("eng").await, ["2025-03-03 r1"], "{error}");
+        shop.clock("2025-03-05T07:00:01Z").await;
+        shop.until_count(
+            "SELECT count(*) FROM fires JOIN series s ON s.id = series_id WHERE fire_at = '2025-03-05T07:00:00Z' AND s.job = 'eng'",
+            1,
+        )
+        .await;
+        shop.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL", 0).await;
+        serving.stop().await;
+        let asked: Vec<String> =
+            sqlx::query_scalar("SELECT window_label FROM runs WHERE job LIKE 'eng%' ORDER BY window_start")
+                .fetch_all(&shop.pool)
+                .await
+                .unwrap();
+        assert_eq!(asked, ["2025-03-03", "2025-03-04"], "{error}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_moves_while_a_run_waits_for_its_turn_is_seen_before_it_is_sent() {
+    let shop = Shop::open().await;
+    shop.job("old", &by_hand(""));
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("old", MARCH, &[]).await.expect(0);
+    shop.without_job("old");
+    shop.job("new", &by_hand(""));
+    shop.run(&["apply"]).await.expect(0);
+    // It has looked, and stands before the account's gate.
+    let mut gate = shop.pool.begin().await.unwrap();
+    sqlx::query("SELECT FROM connections WHERE vendor = 'bik' FOR UPDATE").execute(&mut *gate).await.unwrap();
+    let running = tokio::spawn(crate::harness::run(shop.command(&["run-job", "new", "--window", MARCH])));
+    shop.until_count(
+        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+             AND query LIKE '%connections%'",
+        1,
+    )
+    .await;
+    shop.job("new", &format!("was: [old]\n{}", by_hand("")));
+    shop.run(&["apply"]).await.expect(0);
+    gate.rollback().await.unwrap();
+    let ended = running.await.unwrap();
+    assert_eq!(shop.sandbox.mails().len(), 1, "{ended:?}");
+    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE state = 'cancelled'").await, 1, "{ended:?}");
+    assert_eq!(shop.holds("new").await, ["2025-03-03 r1"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_older_database_does_not_tell_again_of_what_its_archive_has() {
+    let shop = Shop::open().await;
+    shop.job("eng", &by_hand("deliver:\n  - on: [manual]\n    file: { url: \"landing/{job}.csv\" }\n"));
+    let id = begun(&shop, "eng", MARCH, &[], "ready-noted").await;
+    let held = shop.run_job("eng", MARCH, &[]).await.expect(0).line();
+    assert_eq!(text(&held["run_id"]), id);
+    assert_eq!(shop.number("SELECT count(*) FROM deliveries WHERE state = 'sent'").await, 1);
+    // The copy that was made between the two.
+    shop.sql(
+        "DELETE FROM delivery_runs; DELETE FROM deliveries; DELETE FROM artifacts; DELETE FROM revisions;
+         UPDATE runs SET state = 'waiting', noticed = NULL, finished_at = NULL, next_step_at = reportd_now();
+         UPDATE remote_tasks SET finished_at = NULL",
+    )
+    .await;
+    assert_eq!(shop.number("SELECT count(*) FROM runs WHERE revision = 1").await, 1);
+    let rebuilt = shop.run(&["archive", "rebuild", "--format", "json"]).await.expect(0).line();
+    assert_eq!((&rebuilt["adopted"], &rebuilt["ended"]), (&1.into(), &1.into()));
+    assert_eq!(shop.run_job("eng", MARCH, &[]).await.expect(0).line(), held);
+    let serving = shop.serve().await;
+    serving.until_http("/readyz", 200).await;
+    serving.stop().await;
+    assert_eq!(shop.number("SELECT count(*) FROM deliveries").await, 0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_final_report_is_wanted_after_one_that_was_asked_for_too_early() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-04T06:50:00Z").await;
+    // Final at eight; late at ten.
+    shop.job("report", &by_hand("since: 2025-03-03\ndelay: 8h\nlate_after: 3h\non_unknown: hold\n"));
+    shop.run(&["apply"]).await.expect(0);
+    let early = begun(&shop, "report", MARCH, &[], "intent-committed").await;
+    // What a process says whose own clock is the test's.
+    shop.sql("UPDATE runs SET provisional = true").await;
+    let serving = shop.serve().await;
+    shop.advance(crate::verbs::LEASES).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE state = 'held'", 1).await;
+    shop.clock("2025-03-04T07:00:01Z").await;
+    shop.until_count(
+        "SELECT count(*) FROM fires WHERE outcome = 'covered' AND reason LIKE '%before its report is final%'",
+        1,
+    )
+    .await;
+    std::fs::write(shop.folder.path().join("early.csv"), "Agent,Chats\nAsha,1\n").unwrap();
+    shop.run(&["resolve", &early, "--file", "early.csv"]).await.expect(0);
+    let coverage = ["coverage", "report", "--to", "2025-03-03", "--format", "json"];
+    assert_eq!(shop.run(&coverage).await.expect(0).line()["state"], "provisional");
+    shop.run(&["status"]).await.expect(0);
+    shop.clock("2025-03-04T10:30:00Z").await;
+    let gap = shop.run(&[&coverage[..], &["--check"]].concat()).await.expect(1).line();
+    assert_eq!((&gap["state"], &gap["revision"]), (&"missing".into(), &serde_json::Value::Null));
+    let status = shop.run(&["status"]).await.expect(1).stdout;
+    assert!(status.contains("reportd fill report"), "{status}");
+    shop.run(&["fill", "report", "--to", "2025-03-03"]).await.expect(0);
+    let held = shop.run(&coverage).await.expect(0).line();
+    assert_eq!((&held["state"], &held["revision"]), (&"held".into(), &2.into()));
+    let status = shop.run(&["status"]).await.stdout;
+    assert!(!status.contains("reportd fill report"), "{status}");
+    serving.stop().await;
+}
+
+/// Jobs with their texts.
+type Folder = Vec<(&'static str, String)>;
+
+/// Puts these jobs into the folder, and no others.
+fn only(shop: &Shop, jobs: &[(&str, &str)]) {
+    for file in std::fs::read_dir(shop.folder.path().join("jobs")).unwrap() {
+        std::fs::remove_file(file.unwrap().path()).unwrap();
+    }
+    for (name, yaml) in jobs {
+        shop.job(name, yaml);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_is_found_under_every_name_that_it_had() {
+    let plain = by_hand("");
+    let was = |name: &str| by_hand(&format!("was: [{name}]\n"));
+    // Each step is one change that is applied; the last one asks for the window again.
+    let ways: [(&str, Vec<Folder>); 5] = [
+        (
+            "two renames are taken back at once",
+            vec![vec![("b", was("a"))], vec![("c", was("b"))], vec![("a", plain.clone())]],
+        ),
+        (
+            "one by one",
+            vec![vec![("b", was("a"))], vec![("c", was("b"))], vec![("b", was("a"))], vec![("a", plain.clone())]],
+        ),
+        (
+            "with a change between that has neither",
+            vec![vec![("b", was("a"))], vec![("x", LIVECHAT.to_owned())], vec![("a", plain.clone())]],
+        ),
+        ("renamed from its first name, not its present one", vec![vec![("b", was("a"))], vec![("c", was("a"))]]),
+        (
+            "the same after it was gone for a while",
+            vec![vec![("b", was("a"))], vec![("x", LIVECHAT.to_owned())], vec![("c", was("a"))]],
+        ),
+    ];
+    for (way, steps) in ways {
+        let shop = Shop::open().await;
+        only(&shop, &[("a", &plain)]);
+        shop.run(&["apply"]).await.expect(0);
+        shop.run_job("a", MARCH, &["--mail"]).await.expect(0);
+        for step in &steps {
+            let files: Vec<(&str, &str)> = step.iter().map(|(name, yaml)| (*name, yaml.as_str())).collect();
+            only(&shop, &files);
+            shop.run(&["apply"]).await.expect(0);
+        }
+        let last = steps.last().unwrap()[0].0;
+        let held = shop.run_job(last, MARCH, &["--mail"]).await.expect(0);
+        assert!(held.stdout.contains("\"archived\""), "{way}: {held:?}");
+        assert_eq!((shop.sandbox.mails().len(), shop.holds(last).await.len()), (1, 1), "{way}");
+        shop.run(&["archive", "verify"]).await.expect(0);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_begins_a_life_of_its_own_is_no_former_name_any_more() {
+    let shop = Shop::open().await;
+    only(&shop, &[("a", &by_hand(""))]);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("a", MARCH, &["--mail"]).await.expect(0);
+    only(&shop, &[("b", &by_hand("was: [a]\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    // Beside it a job of the old name begins, asked and gone; then the other is gone as well.
+    let other = by_hand("").replace("Agent Engagement", "Agent Ratings");
+    only(&shop, &[("a", &other), ("b", &by_hand(""))]);
+    shop.run(&["apply"]).await.expect(0);
+    only(&shop, &[("x", LIVECHAT)]);
+    shop.run(&["apply"]).await.expect(0);
+    only(&shop, &[("a", &other)]);
+    let told = shop.run(&["apply"]).await.expect(0);
+    assert!(!told.stderr.contains("was renamed to"), "{told:?}");
+    assert_eq!((shop.holds("a").await.len(), shop.holds("b").await.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_by_hand_before_a_revert_is_in_force_is_refused_or_held() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-05T06:00:00Z").await;
+    let yaml = by_hand("since: 2025-03-03\n");
+    only(&shop, &[("a", &yaml)]);
+    shop.run(&["apply"]).await.expect(0);
+    only(&shop, &[("b", &format!("was: [a]\n{yaml}"))]);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("b", MARCH, &["--mail"]).await.expect(0);
+    only(&shop, &[("a", &yaml)]);
+    let cells = shop.run(&["coverage", "a", "--to", "2025-03-03", "--format", "json"]).await.expect(0).line();
+    assert_eq!(cells["state"], "held");
+    // Also where it says an older name.
+    only(&shop, &[("c", &format!("was: [a]\n{yaml}"))]);
+    let older = "a was renamed to b, which has its history: first bring the job folder as it is now into force";
+    shop.run_job("c", MARCH, &["--mail"]).await.expect(2).says(older);
+    only(&shop, &[("a", &yaml)]);
+    let before = older;
+    shop.run_job("a", MARCH, &["--mail"]).await.expect(2).says(before);
+    shop.clock("2025-03-06T06:00:00Z").await;
+    shop.run(&["fill", "a", "--mail"]).await.expect(2).says(before);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("a", MARCH, &["--mail"]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_asks_for_what_a_gone_one_asked_for_is_told_of() {
+    let shop = Shop::open().await;
+    only(&shop, &[("a", &by_hand("description: old\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    // Two renames at once, of which each file names the last one only.
+    only(&shop, &[("c", &by_hand("was: [b]\ndescription: new\n"))]);
+    let told = shop.run(&["apply"]).await.expect(0);
+    told.says("c asks for what a asked for, whose history it takes along with `was: [a]` only");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_whose_new_file_has_an_error_goes_on_under_its_name() {
+    let shop = Shop::open().await;
+    shop.clock("2025-03-04T06:00:00Z").await;
+    let yaml = by_hand("since: 2025-03-02\n");
+    only(&shop, &[("a", &yaml)]);
+    let serving = shop.serve().await;
+    shop.until_count("SELECT count(*) FROM revisions", 1).await;
+    // Renamed, with a slip: what it was goes on, until the slip is mended.
+    only(&shop, &[("b", &format!("was: [a]\ndescripton: new\n{yaml}"))]);
+    serving.until_says("a is gone and stays in force: b, which has errors").await;
+    shop.clock("2025-03-04T07:00:01Z").await;
+    shop.until_count("SELECT count(*) FROM fires WHERE fire_at = '2025-03-04T07:00:00Z' AND outcome = 'fired'", 1)
+        .await;
+    only(&shop, &[("b", &format!("was: [a]\n{yaml}"))]);
+    shop.until_count("SELECT count(*) FROM job_files WHERE job = 'b'", 1).await;
+    shop.until_count("SELECT count(*) FROM runs WHERE finished_at IS NULL", 0).await;
+    shop.until_count("SELECT count(*) FROM job_files WHERE job = 'a'", 0).await;
+    serving.stop().await;
+    assert_eq!(shop.holds("b").await, ["2025-03-02 r1", "2025-03-03 r1"]);
+    assert_eq!(shop.sandbox.mails().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_history_that_two_files_claim_by_older_names_is_neithers_and_is_told() {
+    let shop = Shop::open().await;
+    only(&shop, &[("b", &by_hand("was: [a, x]\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("b", MARCH, &[]).await.expect(0);
+    only(&shop, &[("c", &by_hand("was: [x]\n")), ("d", &by_hand("was: [a]\n"))]);
+    let told = shop.run(&["apply"]).await.expect(0);
+    told.says("c was renamed to b before, and begins anew").says("d was renamed to b before, and begins anew");
+    assert_eq!(shop.holds("b").await.len(), 1);
+    // One that says so has it.
+    only(&shop, &[("c", &by_hand("was: [x, b]\n")), ("d", &by_hand("was: [a]\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    assert_eq!((shop.holds("b").await.len(), shop.holds("c").await.len()), (0, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_that_is_asked_for_by_hand_while_nobody_has_its_history_in_force_is_refused_too() {
+    let shop = Shop::open().await;
+    only(&shop, &[("a", &by_hand(""))]);
+    shop.run(&["apply"]).await.expect(0);
+    only(&shop, &[("b", &by_hand("was: [a]\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("b", MARCH, &[]).await.expect(0);
+    only(&shop, &[("x", LIVECHAT)]);
+    shop.run(&["apply"]).await.expect(0);
+    for (job, yaml) in [("c", by_hand("was: [a]\n")), ("a", by_hand(""))] {
+        only(&shop, &[("x", LIVECHAT), (job, &yaml)]);
+        let refused = shop.run_job(job, MARCH, &[]).await.expect(2);
+        refused.says("a was renamed to b, which has its history").says("or say `was: [b]` in the job file");
+    }
+    only(&shop, &[("x", LIVECHAT), ("a", &by_hand("was: [b]\n"))]);
+    shop.run_job("a", MARCH, &[]).await.expect(0);
+    assert_eq!(shop.sandbox.mails().len(), 1);
 }

@@ -115,6 +115,9 @@ const ILLEGAL: &[(&str, &str)] = &[
     ("job_files_pkey", "INSERT INTO job_files SELECT * FROM job_files"),
     ("job_files_job_is_a_name", "UPDATE job_files SET job = '../etc'"),
     ("job_files_sha256_is_hex", "UPDATE job_files SET sha256 = 'none'"),
+    ("gone_files_pkey", "INSERT INTO gone_files SELECT * FROM gone_files"),
+    ("former_names_pkey", "INSERT INTO former_names SELECT * FROM former_names"),
+    ("former_names_differ", "UPDATE former_names SET job = former"),
     ("series_rules_pkey", "INSERT INTO series_rules SELECT * FROM series_rules"),
     ("series_rules_series_fkey", "UPDATE series_rules SET series_id = 0"),
     ("series_pauses_pkey", "INSERT INTO series_pauses SELECT * FROM series_pauses WHERE resumed_at IS NOT NULL"),
@@ -291,6 +294,8 @@ async fn legal_rows(shop: &Shop) {
         "UPDATE series SET in_force = true, first_seen_at = now(), cursor_at = now(), next_at = now() + interval '1 h'
              WHERE job = 'q';
          INSERT INTO job_files (job, file, text, sha256, applied_by) VALUES ('q', 'jobs/q.yaml', '', repeat('a', 64), 'x');
+         INSERT INTO gone_files (job, text) VALUES ('g', '');
+         INSERT INTO former_names (former, connection, job) VALUES ('g', 'north', 'q');
          INSERT INTO series_rules SELECT id, now(), '{}', 'x' FROM series WHERE job = 'q';
          INSERT INTO series_pauses SELECT id, now() - interval '1 h', 'x', 'x', now(), 'x' FROM series WHERE job = 'q';
          INSERT INTO series_pauses SELECT id, now(), 'x', 'x' FROM series WHERE job = 'q';

@@ -15,8 +15,8 @@ pub struct Adopted {
 
 impl RunStore {
     /// Adopts a revision that a manifest tells of; `None` = it is known. Never makes a run. An older database may still have the run
-    /// that made it, which ends, and a queued one of its window, which is stopped: neither is to send anything. A run that is about
-    /// to commit this very revision is left to its worker.
+    /// that made it, which ends, and a queued one of its window, which is stopped: neither is to send anything. A run whose worker is
+    /// about to commit this very revision is left to it.
     pub async fn adopt(&self, row: &RevisionRow, artifacts: &[ArtifactRow]) -> Result<Option<Adopted>, StoreError> {
         let what = "adopt a revision from its manifest";
         let mut tx = self.pool.begin().await.map_err(doing(what))?;
@@ -48,13 +48,15 @@ impl RunStore {
         }
         let revision = insert_revision(&mut tx, row.clone(), artifacts).await?;
         let event = if row.state == State::Empty { Event::AdoptEmpty } else { Event::Adopt };
-        // Whom it tells was told when it ended first.
+        // It counts as told: a copy of the database does not know of the notices of its run, and nobody is to have them twice. A
+        // worker looks for its manifest under the job's present name only.
         let ended = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL,
-                     claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false, failure_class = NULL, failure = NULL
+                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL, claims = 0, errors = 0, errors_since = NULL,
+                     note = NULL, blocked = false, failure_class = NULL, failure = NULL
                  WHERE id = $1 AND state = ANY ($5)
-                   AND (revision IS DISTINCT FROM $3 OR series_id <> $7 OR state NOT IN ('submitting', 'waiting'))
+                   AND (revision IS DISTINCT FROM $3 OR series_id <> $7 OR state NOT IN ('submitting', 'waiting')
+                        OR lease_until IS NULL OR lease_until <= reportd_now())
                  RETURNING id
              ), task AS (
                  UPDATE remote_tasks SET finished_at = $4 FROM moved WHERE run_id = moved.id AND finished_at IS NULL

@@ -268,7 +268,8 @@ impl RunStore {
                      AND fires.fire_at <= reportd_now() - make_interval(secs => asked.late_s)
                      AND (NOT $5 OR fires.fire_at > s.first_seen_at - make_interval(secs => asked.late_s)) OFFSET 0
              ) f LEFT JOIN LATERAL (
-                 SELECT NOT v.provisional OR v.archived_at >= f.fire_at AS final FROM revisions v
+                 -- One that was asked for by hand, before its report was final, is nobody's fire.
+                 SELECT NOT v.provisional OR v.fire_at = f.fire_at AS final FROM revisions v
                  WHERE v.series_id = s.id AND v.window_start = f.window_start AND v.window_end = f.window_end
                  ORDER BY v.revision DESC LIMIT 1
              ) held ON true LEFT JOIN LATERAL (

@@ -324,16 +324,20 @@ impl Firing<'_> {
         Ok(())
     }
 
-    /// For each of these windows the run that works on it, or that made what is held.
-    async fn covering(&mut self, uncovered: &[Wanted<'_>]) -> Result<HashMap<Uuid, (Uuid, bool)>, StoreError> {
+    /// For each of these windows the run that works on it, or that made what is held, and which of them that is.
+    async fn covering(&mut self, uncovered: &[Wanted<'_>]) -> Result<HashMap<Uuid, (Uuid, String)>, StoreError> {
         if uncovered.is_empty() {
             return Ok(HashMap::new());
         }
-        let rows: Vec<(Uuid, Uuid, bool)> = sqlx::query_as(
-            "SELECT w.id, COALESCE(live.id, held.run_id), live.id IS NOT NULL
+        let rows: Vec<(Uuid, Uuid, String)> = sqlx::query_as(
+            "SELECT w.id, COALESCE(live.id, held.run_id),
+                    CASE WHEN live.id IS NULL THEN 'the archive holds this window'
+                         WHEN live.provisional AND NOT w.provisional
+                             THEN 'a live run asks for this window before its report is final: fill asks for that one'
+                         ELSE 'a live run works on this window' END
              FROM unnest($1::uuid[], $2::bigint[], $3::timestamptz[], $4::timestamptz[], $5::bool[])
                  AS w (id, series_id, window_start, window_end, provisional)
-             LEFT JOIN LATERAL (SELECT id FROM runs WHERE series_id = w.series_id AND window_start = w.window_start
+             LEFT JOIN LATERAL (SELECT id, provisional FROM runs WHERE series_id = w.series_id AND window_start = w.window_start
                  AND window_end = w.window_end AND finished_at IS NULL) live ON true
              LEFT JOIN LATERAL (SELECT run_id FROM revisions WHERE series_id = w.series_id AND window_start = w.window_start
                  AND window_end = w.window_end AND (w.provisional OR NOT provisional) ORDER BY revision DESC LIMIT 1) held ON true
@@ -347,7 +351,7 @@ impl Firing<'_> {
         .fetch_all(&mut *self.tx)
         .await
         .map_err(doing("look what covers the windows of a schedule"))?;
-        Ok(rows.into_iter().map(|(wanted, run, live)| (wanted, (run, live))).collect())
+        Ok(rows.into_iter().map(|(wanted, run, why)| (wanted, (run, why))).collect())
     }
 
     async fn write_ledger(
@@ -356,7 +360,7 @@ impl Firing<'_> {
         wanted: &[Wanted<'_>],
         made: &HashSet<Uuid>,
         skipped: &HashMap<Uuid, Skipped>,
-        covering: &HashMap<Uuid, (Uuid, bool)>,
+        covering: &HashMap<Uuid, (Uuid, String)>,
     ) -> Result<(), StoreError> {
         let mut rows = Ledger::default();
         // `wanted` was made in this very order.
@@ -367,8 +371,7 @@ impl Firing<'_> {
                 let (outcome, run, reason) = match id {
                     Some(id) if made.contains(&id) => ("fired", Some(id), decided.reason.clone()),
                     Some(id) => match covering.get(&id) {
-                        Some((run, true)) => ("covered", Some(*run), Some("a live run works on this window".into())),
-                        Some((run, false)) => ("covered", Some(*run), Some("the archive holds this window".into())),
+                        Some((run, why)) => ("covered", Some(*run), Some(why.clone())),
                         None => match skipped.get(&id) {
                             Some(Skipped::Busy) => {
                                 ("skipped", None, Some("the previous run had not ended, and overlap is skip".into()))

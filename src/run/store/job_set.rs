@@ -8,7 +8,7 @@ use chrono::{DateTime, Utc};
 use serde_json::Value;
 use sqlx::{FromRow, PgTransaction};
 
-use super::series::take_over;
+use super::series::{Renamed, former_names, take_over};
 use super::{RunStore, StoreError, doing};
 
 /// One job file of the set.
@@ -129,13 +129,42 @@ impl RunStore {
 }
 
 impl Applying<'_> {
-    /// The texts of these jobs of the set.
-    pub async fn texts(&mut self, jobs: &[String]) -> Result<Vec<(String, String)>, StoreError> {
-        sqlx::query_as("SELECT job, text FROM job_files WHERE job = ANY ($1)")
+    /// The texts of these jobs, which are of the set or were.
+    pub async fn texts(&mut self, jobs: &[String]) -> Result<HashMap<String, String>, StoreError> {
+        let texts: Vec<(String, String)> = sqlx::query_as(
+            "SELECT job, text FROM job_files WHERE job = ANY ($1)
+             UNION ALL
+             SELECT job, text FROM gone_files WHERE job = ANY ($1) AND NOT EXISTS (SELECT 1 FROM job_files f WHERE f.job = gone_files.job)",
+        )
+        .bind(jobs)
+        .fetch_all(&mut *self.tx)
+        .await
+        .map_err(doing("read jobs that are gone"))?;
+        Ok(texts.into_iter().collect())
+    }
+
+    /// All former names of jobs, at each connection.
+    pub async fn former_names(&mut self) -> Result<Vec<Renamed>, StoreError> {
+        former_names(&mut *self.tx).await
+    }
+
+    /// The names of these jobs are no former names of others any more.
+    pub async fn forget_former(&mut self, jobs: &[String]) -> Result<(), StoreError> {
+        sqlx::query("DELETE FROM former_names WHERE former = ANY ($1)")
+            .bind(jobs)
+            .execute(&mut *self.tx)
+            .await
+            .map_err(doing("forget former names"))?;
+        Ok(())
+    }
+
+    /// The connections at which each of these jobs has a series, whether or not it is in force.
+    pub async fn connections_of(&mut self, jobs: &[String]) -> Result<Vec<(String, String)>, StoreError> {
+        sqlx::query_as("SELECT job, connection FROM series WHERE job = ANY ($1)")
             .bind(jobs)
             .fetch_all(&mut *self.tx)
             .await
-            .map_err(doing("read the jobs that leave the set"))
+            .map_err(doing("look up the series of former names"))
     }
 
     /// What is known under former names becomes this series' history.
@@ -200,11 +229,15 @@ impl Applying<'_> {
     ) -> Result<i64, StoreError> {
         let what = "change the set of jobs in force";
         let tx = &mut *self.tx;
-        sqlx::query("DELETE FROM job_files WHERE job = ANY ($1)")
-            .bind(gone)
-            .execute(&mut *tx)
-            .await
-            .map_err(doing(what))?;
+        sqlx::query(
+            "WITH gone AS (DELETE FROM job_files WHERE job = ANY ($1) RETURNING job, text)
+             INSERT INTO gone_files (job, text) SELECT job, text FROM gone
+             ON CONFLICT (job) DO UPDATE SET text = EXCLUDED.text",
+        )
+        .bind(gone)
+        .execute(&mut *tx)
+        .await
+        .map_err(doing(what))?;
         let column = |get: fn(&SetFile) -> &String| put.iter().map(|f| get(f).clone()).collect::<Vec<String>>();
         sqlx::query(
             "INSERT INTO job_files (job, file, text, sha256, applied_by)
@@ -221,6 +254,11 @@ impl Applying<'_> {
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;
+        sqlx::query("DELETE FROM gone_files WHERE job = ANY ($1)")
+            .bind(column(|f| &f.job))
+            .execute(&mut *tx)
+            .await
+            .map_err(doing(what))?;
         let rules: Vec<&SeriesChange> = series.iter().filter(|change| change.rule.is_some()).collect();
         // Versions of a time to come are left from a clock that was ahead.
         sqlx::query("DELETE FROM series_rules WHERE series_id = ANY ($1) AND from_at > $2")

@@ -254,8 +254,8 @@ fn live_twin(error: sqlx::Error, what: &'static str) -> StoreError {
     doing(what)(error)
 }
 
-/// Why a run that was just started anew is not to be sent: the archive holds its window, or BIK may have made, and mailed to whom
-/// this one is mailed, what another run of the window asked for.
+/// Why a run that was just started anew is not to be sent: the archive holds its window, it was sent since its creates were looked
+/// at, or BIK may have made, and mailed to whom this one is mailed, what another run of the window asked for.
 async fn needless_retry(tx: &mut sqlx::PgTransaction<'_>, run: &Run) -> Result<Option<String>, StoreError> {
     let what = "look for other runs of a window";
     let (_, is_held) = standing(&mut **tx, run.id).await?;

@@ -7,8 +7,9 @@ use chrono::{DateTime, Utc};
 use sqlx::FromRow;
 use uuid::Uuid;
 
+use super::revision::standing;
 use super::serving::is_served;
-use super::{LEASE, RunStore, StoreError, doing, fenced};
+use super::{LEASE, RunStore, StoreError, doing};
 use crate::run::Lease;
 use crate::run::state::{Event, sources};
 
@@ -89,7 +90,8 @@ impl Gate {
 impl RunStore {
     /// Asks for a permit and, in the same transaction, commits the intent to make the first call: breaker, in-flight
     /// limit and rate are checked under a lock on the account's row, so they hold over all processes. A create's row in
-    /// `remote_tasks` is made with it; a call whose answer is the report has its run's revision allocated now.
+    /// `remote_tasks` is made with it. A run whose window came to be held is not sent but ended, and so no longer the caller's
+    /// ([`StoreError::LeaseLost`]). A call whose answer is the report has its run's revision allocated now.
     pub async fn intend(
         &self,
         lease: &Lease,
@@ -124,12 +126,21 @@ impl RunStore {
             return Ok(Admission::Behind);
         }
         take_slot(&mut tx, permit, &gate).await?;
+        if intent.creates {
+            // Whoever renames a job moves its history under this row's lock; the statement after this one sees what was moved.
+            sqlx::query("SELECT FROM series WHERE id = (SELECT series_id FROM runs WHERE id = $1) FOR KEY SHARE")
+                .bind(lease.run)
+                .execute(&mut *tx)
+                .await
+                .map_err(doing(what))?;
+        }
         let done = sqlx::query(
             "WITH intended AS (
                  UPDATE runs SET state = 'submitting', attempt_id = $3, ticket = NULL, note = NULL, blocked = false,
                      account = COALESCE(NULLIF(account, ''), $7),
                      revision = CASE WHEN $5 THEN revision ELSE COALESCE(revision, next_revision(series_id, window_label)) END
                  WHERE id = $1 AND lease_token = $2 AND state = ANY ($4)
+                   AND (again OR NOT window_is_held(series_id, window_start, window_end, provisional))
                  RETURNING id, connection, vendor, base_url, account
              ), task AS (
                  INSERT INTO remote_tasks (attempt_id, run_id, connection, vendor, base_url, account)
@@ -148,7 +159,14 @@ impl RunStore {
         .execute(&mut *tx)
         .await
         .map_err(doing(what))?;
-        fenced(done.rows_affected())?;
+        if done.rows_affected() == 0 {
+            let (_, needless) = standing(&mut *tx, lease.run).await?;
+            tx.rollback().await.map_err(doing(what))?;
+            if needless {
+                self.needless(lease).await?;
+            }
+            return Err(StoreError::LeaseLost);
+        }
         tx.commit().await.map_err(doing(what))?;
         Ok(gate.admission())
     }

@@ -37,31 +37,46 @@ impl RunStore {
         vendor: &str,
         was: &[String],
     ) -> Result<i64, StoreError> {
-        if !was.is_empty() {
-            let what = "take over the history of a renamed job";
-            let mut tx = self.pool.begin().await.map_err(doing(what))?;
-            // First, as every planner does: an `apply` that brings the former name into force is waited for.
-            sqlx::query("SELECT 1 FROM job_set FOR SHARE").execute(&mut *tx).await.map_err(doing(what))?;
-            // Whoever fires the former name still would lose its history by this, and fetch it all again.
-            let in_force: Option<String> = sqlx::query_scalar(
-                "SELECT job FROM series WHERE job = ANY ($1) AND job <> $2 AND connection = $3 AND in_force LIMIT 1",
-            )
-            .bind(was)
-            .bind(job)
-            .bind(connection)
-            .fetch_optional(&mut *tx)
-            .await
-            .map_err(doing(what))?;
-            if let Some(former) = in_force {
-                return Err(StoreError::Refused(format!(
-                    "the file says that {job} was {former}, and {former}@{connection} is in force: first bring the renamed file \
-                     into force (reportd apply, or the folder of reportd serve)"
-                )));
-            }
-            take_over(&mut tx, job, connection, was).await?;
-            tx.commit().await.map_err(doing(what))?;
+        let what = "take over the history of a renamed job";
+        let mut tx = self.pool.begin().await.map_err(doing(what))?;
+        // First, as every planner does: an `apply` that brings the former name into force is waited for.
+        sqlx::query("SELECT 1 FROM job_set FOR SHARE").execute(&mut *tx).await.map_err(doing(what))?;
+        // Whoever has that history and fires would lose it by this, or this job begin without it, and fetch it all again.
+        let other: Option<(String, String, bool)> = sqlx::query_as(
+            "SELECT n.former, n.job, s.in_force FROM (
+                 SELECT job AS former, job FROM series WHERE job = ANY ($1) AND connection = $3 AND in_force
+                 UNION ALL
+                 SELECT former, job FROM former_names WHERE (former = $2 OR former = ANY ($1)) AND connection = $3
+             ) n JOIN series s ON s.job = n.job AND s.connection = $3
+             WHERE n.job <> $2 AND (s.in_force OR NOT n.job = ANY ($1)) LIMIT 1",
+        )
+        .bind(was)
+        .bind(job)
+        .bind(connection)
+        .fetch_optional(&mut *tx)
+        .await
+        .map_err(doing(what))?;
+        if let Some((former, holder, in_force)) = other {
+            let why = if former == holder {
+                format!("the file says that {job} was {former}, and {holder}@{connection} is in force")
+            } else {
+                format!("{former} was renamed to {holder}, which has its history")
+            };
+            let or = if in_force { String::new() } else { format!(", or say `was: [{holder}]` in the job file") };
+            return Err(StoreError::Refused(format!(
+                "{why}: first bring the job folder as it is now into force (reportd apply, or the folder of reportd serve){or}"
+            )));
         }
+        if !was.is_empty() {
+            take_over(&mut tx, job, connection, was).await?;
+        }
+        tx.commit().await.map_err(doing(what))?;
         self.series(job, connection, vendor).await
+    }
+
+    /// All former names of jobs, at each connection.
+    pub async fn former_names(&self) -> Result<Vec<Renamed>, StoreError> {
+        former_names(&self.pool).await
     }
 
     /// Which of these have runs or revisions under the former name that a take-over would move: former name, connection, new name.
@@ -102,6 +117,14 @@ impl RunStore {
 /// A former name of a job, a connection, and the job's name now.
 pub type Renamed = (String, String, String);
 
+/// [`RunStore::former_names`], also within a transaction.
+pub(super) async fn former_names(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<Renamed>, StoreError> {
+    sqlx::query_as("SELECT former, connection, job FROM former_names ORDER BY job, former, connection")
+        .fetch_all(executor)
+        .await
+        .map_err(doing("read the former names of jobs"))
+}
+
 /// Makes what is known under former names the history of `job` at this connection. Without a series of the new name that
 /// is a change of name; with one, revisions, ended runs, fires and rules move to it, where they do not collide.
 pub(super) async fn take_over(
@@ -111,6 +134,7 @@ pub(super) async fn take_over(
     was: &[String],
 ) -> Result<(), StoreError> {
     let what = "take over the history of a renamed job";
+    remember(tx, job, connection, was).await?;
     let former: Vec<i64> = sqlx::query_scalar(
         "SELECT id FROM series WHERE job = ANY ($1) AND job <> $2 AND connection = $3 ORDER BY id FOR UPDATE",
     )
@@ -148,6 +172,37 @@ pub(super) async fn take_over(
             wake(tx, new).await?;
         }
     }
+    Ok(())
+}
+
+/// Notes that what stands under these names, and under their former ones, will be under this one, which is nobody's former name any
+/// more. A name whose history another job has stays that one's.
+async fn remember(tx: &mut PgTransaction<'_>, job: &str, connection: &str, was: &[String]) -> Result<(), StoreError> {
+    let what = "note the former names of a job";
+    sqlx::query("DELETE FROM former_names WHERE former = $1 AND connection = $2")
+        .bind(job)
+        .bind(connection)
+        .execute(&mut **tx)
+        .await
+        .map_err(doing(what))?;
+    sqlx::query("UPDATE former_names SET job = $1 WHERE job = ANY ($3) AND connection = $2")
+        .bind(job)
+        .bind(connection)
+        .bind(was)
+        .execute(&mut **tx)
+        .await
+        .map_err(doing(what))?;
+    sqlx::query(
+        "INSERT INTO former_names (former, connection, job)
+         SELECT DISTINCT was, $2, $1 FROM unnest($3::text[]) AS was WHERE was <> $1
+         ON CONFLICT (former, connection) DO NOTHING",
+    )
+    .bind(job)
+    .bind(connection)
+    .bind(was)
+    .execute(&mut **tx)
+    .await
+    .map_err(doing(what))?;
     Ok(())
 }
 
