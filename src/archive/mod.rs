@@ -9,11 +9,13 @@
 //! <archive>/reportd.json                                          which archive this is
 //! <archive>/<job>/<connection>/<yyyy>/<window>/r1/report.csv      the bytes as received
 //! <archive>/<job>/<connection>/<yyyy>/<window>/r1/manifest.json   what makes the revision exist
+//! <archive>/<job>/<connection>/<yyyy>/<window>/r1/pruned.json     retention took the bytes away; the manifest stays
 //! <archive>/.spool/                                               files on their way in; safe to delete when nothing runs
 //! ```
 
 mod link;
 pub mod manifest;
+pub mod prune;
 pub mod verify;
 
 use std::path::{Path, PathBuf};
@@ -221,21 +223,27 @@ impl Archive {
         let key = format!("{folder}/{MANIFEST}");
         let text = manifest.to_bytes();
         let sha256 = hex::encode(Sha256::digest(&text));
-        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
-        match self.store.put_opts(&Key::from(key.as_str()), PutPayload::from(text), options).await {
-            Ok(_) => {
+        if self.put_once(&key, text).await? {
+            self.sync(folder)?;
+            return Ok(Stored { manifest: manifest.clone(), manifest_path: key, manifest_sha256: sha256 });
+        }
+        match self.manifest(folder).await? {
+            Some(stored) if stored.manifest.is_of(manifest.run_id, &manifest.content_hash) => {
                 self.sync(folder)?;
-                Ok(Stored { manifest: manifest.clone(), manifest_path: key, manifest_sha256: sha256 })
+                Ok(stored)
             }
-            Err(object_store::Error::AlreadyExists { .. }) => match self.manifest(folder).await? {
-                Some(stored) if stored.manifest.is_of(manifest.run_id, &manifest.content_hash) => {
-                    self.sync(folder)?;
-                    Ok(stored)
-                }
-                Some(stored) => Err(ArchiveError::Taken { key, run: stored.manifest.run_id }),
-                None => Err(ArchiveError::Taken { key, run: Uuid::nil() }),
-            },
-            Err(source) => Err(ArchiveError::Store { what: "put", key, source }),
+            Some(stored) => Err(ArchiveError::Taken { key, run: stored.manifest.run_id }),
+            None => Err(ArchiveError::Taken { key, run: Uuid::nil() }),
+        }
+    }
+
+    /// Puts a file if there is none with its key; returns whether it did.
+    async fn put_once(&self, key: &str, bytes: Vec<u8>) -> Result<bool, ArchiveError> {
+        let options = PutOptions { mode: PutMode::Create, ..PutOptions::default() };
+        match self.store.put_opts(&Key::from(key), PutPayload::from(bytes), options).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(source) => Err(ArchiveError::Store { what: "put", key: key.to_owned(), source }),
         }
     }
 

@@ -9,6 +9,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 use super::manifest::{FileEntry, Manifest};
+use super::prune::{PRUNED, is_pruned};
 use super::{Archive, ArchiveError};
 
 /// One thing that is wrong, or an orphan, which is not wrong but told.
@@ -39,6 +40,8 @@ pub struct Report {
     pub files: usize,
     /// Bytes hashed.
     pub bytes: u64,
+    /// Files that retention took away.
+    pub pruned: usize,
     /// What is wrong.
     pub faults: Vec<Fault>,
 }
@@ -146,12 +149,14 @@ impl Checker<'_> {
         if let Err(why) = manifest.check(folder) {
             return self.fault("misplaced", key, why);
         }
+        let sha256 = hex::encode(Sha256::digest(&bytes));
+        let is_pruned = self.is_pruned(folder, &sha256);
         for file in &manifest.files {
-            self.file(folder, file);
+            self.file(folder, file, is_pruned);
         }
         let link = Link {
             revision: manifest.revision,
-            sha256: hex::encode(Sha256::digest(&bytes)),
+            sha256,
             supersedes: manifest.supersedes,
             previous: manifest.previous_manifest_sha256,
         };
@@ -159,7 +164,17 @@ impl Checker<'_> {
         self.chains.entry(window.to_owned()).or_default().push(link);
     }
 
-    fn file(&mut self, folder: &str, file: &FileEntry) {
+    /// Whether retention took this revision's files away. A word of it that cannot be believed is a fault.
+    fn is_pruned(&mut self, folder: &str, manifest_sha256: &str) -> bool {
+        let path = format!("{folder}/{PRUNED}");
+        self.unnamed.remove(path.as_str());
+        is_pruned(self.root, folder, manifest_sha256).unwrap_or_else(|why| {
+            self.fault("unreadable", &path, why.to_owned());
+            false
+        })
+    }
+
+    fn file(&mut self, folder: &str, file: &FileEntry, is_pruned: bool) {
         let path = format!("{folder}/{}", file.name);
         self.unnamed.remove(path.as_str());
         match hash_file(&self.root.join(&path)) {
@@ -172,6 +187,7 @@ impl Checker<'_> {
                     self.fault("damaged", &path, format!("sha256 is {sha256}, and the manifest says {}", file.sha256));
                 }
             }
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && is_pruned => self.report.pruned += 1,
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
                 self.fault("missing", &path, "the manifest names it, and it is not there".into());
             }

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 
+use super::prune::Prune;
 use super::text::size;
 use super::{Cx, Exit, Failure, note, say, say_json};
 use crate::app::ArchiveUse;
@@ -26,6 +27,8 @@ enum Verb {
     },
     /// Read every manifest into the database; fetches nothing and changes nothing in the archive
     Rebuild,
+    /// Remove the files and events that `retain` lets go; manifests stay, and windows stay held
+    Prune(Prune),
 }
 
 #[derive(Debug, Serialize)]
@@ -40,13 +43,15 @@ struct Rebuilt {
 
 impl ArchiveCommand {
     pub(super) async fn run(&self, cx: &Cx) -> Result<Exit, Failure> {
-        let settings = cx.settings()?;
         match &self.verb {
+            Verb::Prune(prune) => prune.run(cx).await,
             Verb::Verify { folder } => {
+                let settings = cx.settings()?;
                 let folder = folder.as_ref().unwrap_or(&settings.archive);
                 verify(cx, &Archive::open(folder, false).await?).await
             }
             Verb::Rebuild => {
+                let settings = cx.settings()?;
                 // Before the database: a folder that is no archive must not be made one here.
                 Archive::open(&settings.archive, false).await?;
                 let app = cx.app(&settings, ArchiveUse::Writes).await?;
@@ -95,8 +100,9 @@ async fn verify(cx: &Cx, archive: &Archive) -> Result<Exit, Failure> {
     for fault in &report.faults {
         if cx.json() { say_json(fault) } else { say(&format!("{:<12} {}: {}", fault.kind, fault.path, fault.message)) }
     }
+    let pruned = if report.pruned > 0 { format!(", {} files pruned", report.pruned) } else { String::new() };
     let summary = format!(
-        "{} revisions, {} files, {}: {damaged} faults, {} orphans",
+        "{} revisions, {} files, {}: {damaged} faults, {} orphans{pruned}",
         report.revisions,
         report.files,
         size(report.bytes),

@@ -200,8 +200,9 @@ pub(super) fn report(cx: &Cx, app: &App, outcome: &Outcome) {
         ));
         for file in &view.artifacts {
             let bytes = size(u64::try_from(file.bytes).unwrap_or(0));
+            let gone = if app.worker.archive.was_pruned(&file.path) { "  (pruned)" } else { "" };
             say(&format!(
-                "  {}  {bytes}  sha256 {}",
+                "  {}  {bytes}  sha256 {}{gone}",
                 app.worker.archive.path(&file.path).display(),
                 &file.sha256[..12]
             ));

@@ -18,6 +18,7 @@ mod operator;
 mod pause;
 mod plan;
 mod progress;
+mod prune;
 mod run_job;
 mod runs;
 mod sandbox;
@@ -121,7 +122,7 @@ enum Command {
     Deliveries(delivery::Deliveries),
     /// Send a delivery again, or end it
     Delivery(delivery::DeliveryCommand),
-    /// Check the archive, or rebuild the database's knowledge of it
+    /// Check the archive, rebuild the database's knowledge of it, or remove what `retain` lets go
     Archive(archive::ArchiveCommand),
     /// Accounts and their breakers
     Connections(connections::Connections),

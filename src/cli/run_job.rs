@@ -191,6 +191,12 @@ fn state_of(view: &RunView) -> State {
 /// Copies a run's files out of the archive under names that tell what they are. An existing copy is replaced.
 fn copy_out(app: &App, folder: &Path, view: &RunView) -> Result<(), Failure> {
     for file in &view.artifacts {
+        if app.worker.archive.was_pruned(&file.path) {
+            return Err(Failure::Failed(anyhow::anyhow!(
+                "{} was pruned, as `retain` says: run-job --again fetches the report anew",
+                file.path
+            )));
+        }
         let name = file.path.rsplit('/').next().unwrap_or(&file.path);
         let stem = format!("{}_{}_{}", view.job, view.connection, view.window.label);
         let target = match name.strip_prefix("report") {

@@ -173,7 +173,8 @@ impl Show {
         }
         for file in &files {
             let bytes = size(u64::try_from(file.bytes).unwrap_or(0));
-            let marks = [(file.derived, "derived"), (file.simulated, "simulated")];
+            let gone = app.worker.archive.was_pruned(&file.path);
+            let marks = [(file.derived, "derived"), (file.simulated, "simulated"), (gone, "pruned")];
             let marks: Vec<&str> = marks.iter().filter(|(set, _)| *set).map(|(_, word)| *word).collect();
             say(&format!(
                 "file      {}  {bytes}  {}  {}",

@@ -33,9 +33,14 @@ pub(super) async fn hash(worker: &Worker, calendar: &mut Calendar<'_>) -> Result
     for (row, key) in held.iter().zip(&revisions) {
         files.entry(key.clone()).or_default().push((row.manifest_path.clone(), row.manifest_sha256.clone()));
     }
+    // Of what retention took away the manifest alone is there to be hashed.
+    let is_pruned = |(manifest, sha256): &(String, String)| worker.archive.is_pruned(manifest, sha256);
     for row in worker.store.files_of(&revisions).await? {
         let key = (row.series_id, row.window_label, row.revision);
-        files.entry(key).or_default().push((row.path, row.sha256));
+        let Some(files) = files.get_mut(&key) else { continue };
+        if worker.archive.path(&row.path).exists() || !files.first().is_some_and(is_pruned) {
+            files.push((row.path, row.sha256));
+        }
     }
     let mut checked = Checked { revisions: revisions.len(), ..Checked::default() };
     let tasks = calendar.cells.iter().enumerate().filter_map(|(n, cell)| {

@@ -230,15 +230,17 @@ impl Worker {
         })
     }
 
-    /// What the database says is held, if the archive has it.
+    /// What the database says is held, if the archive has it, or had it and let it go on purpose.
     async fn held(&self, series: i64, row: RevisionRow) -> Result<Opening, OpenError> {
         if !self.archive.path(&row.manifest_path).is_file() {
             return Err(OpenError::Lost(row.manifest_path));
         }
         let files = self.store.artifacts(series, &row.window_label, row.revision).await?;
         match files.iter().find(|file| !self.archive.path(&file.path).is_file()) {
-            Some(file) => Err(OpenError::Lost(file.path.clone())),
-            None => Ok(Opening::Held(Box::new(row), files)),
+            Some(file) if !self.archive.is_pruned(&row.manifest_path, &row.manifest_sha256) => {
+                Err(OpenError::Lost(file.path.clone()))
+            }
+            _ => Ok(Opening::Held(Box::new(row), files)),
         }
     }
 

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 
 use crate::harness::{Ran, Shop, run};
 use crate::mailing::POINTS as NOTICES;
+use crate::retention::POINT as RETENTION;
 use crate::verbs::{BIK, DAY, JAICP, LEASES, LIVECHAT, QUERY, text};
 
 /// Every `crash::point` of src/worker that a run passes.
@@ -121,6 +122,8 @@ fn every_crash_point_is_tested() {
                 let of_the_worker = path.parent().unwrap().ends_with("src/worker");
                 let of = if NOTICES.contains(&&*name) {
                     "notices"
+                } else if name == RETENTION {
+                    "retention"
                 } else if of_the_worker {
                     "worker"
                 } else {
@@ -136,6 +139,7 @@ fn every_crash_point_is_tested() {
     assert_eq!(found["serving"], SERVING.map(str::to_owned).into());
     // At each of these a mail, an alert, a webhook and a ticket die in tests of their own: mailing.rs, notices.rs.
     assert_eq!(found["notices"], NOTICES.map(str::to_owned).into());
+    assert_eq!(found["retention"], [RETENTION.to_owned()].into());
 }
 
 #[tokio::test(flavor = "multi_thread")]

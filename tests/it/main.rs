@@ -53,6 +53,8 @@ mod receiver;
 #[cfg(test)]
 mod replicas;
 #[cfg(test)]
+mod retention;
+#[cfg(test)]
 mod s3;
 #[cfg(test)]
 mod samples;

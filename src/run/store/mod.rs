@@ -23,6 +23,7 @@ pub mod pause;
 pub mod permit;
 pub mod progress;
 pub mod query;
+pub mod retention;
 pub mod revision;
 mod revive;
 pub mod sending;
