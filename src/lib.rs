@@ -33,6 +33,7 @@
 //! | [`job_set`] | the job files in force: folder -> database -> jobs |
 //! | [`service`] | `serve`: pulse, planner, workers, reload, health |
 //! | [`coverage`] | expected windows x what is held -> a calendar; pure but for what reads rows and files |
+//! | [`retention`] | what `archive prune` lets go by `retain`: job files, rows and archive put together |
 //! | [`operator`] | retry and resolve: what an operator's word needs besides its SQL |
 //! | [`selected`], [`why`], [`status`] | the series a person names; what decided about an instant; what needs a person |
 //! | [`doctor`] | a look at everything that must be right, each thing by itself, with what to do |
@@ -73,6 +74,7 @@ pub mod operator;
 pub mod plan;
 pub mod rehearsal;
 pub mod request;
+pub mod retention;
 pub mod run;
 pub mod sandbox;
 pub mod selected;

@@ -82,11 +82,15 @@ pub(super) fn is_pruned(root: &Path, folder: &str, manifest_sha256: &str) -> Res
         Err(_) => return Err("it cannot be read"),
     };
     let word: Tombstone = serde_json::from_slice(&bytes).map_err(|_| "it is not what reportd writes")?;
+    if word.schema_version > SCHEMA_VERSION {
+        return Err("its schema_version is newer than this reportd knows");
+    }
     if word.manifest_sha256 == manifest_sha256 { Ok(true) } else { Err("it was written for another manifest") }
 }
 
 impl Archive {
-    /// Looks for revisions whose bytes need not be kept any longer: `keep` says how long those of a job are. Reads every manifest.
+    /// Looks for revisions whose bytes need not be kept any longer: `keep` says how long those of a manifest are, by its key. Reads
+    /// every manifest.
     pub async fn prunable(
         &self,
         now: DateTime<Utc>,
@@ -113,11 +117,14 @@ impl Archive {
         text.push(b'\n');
         if !self.put_once(&key, text).await? {
             // Another call was here before. What does not say so of this very manifest would make the files look lost.
-            is_pruned(self.root(), &one.folder, &one.manifest_sha256).map_err(|why| ArchiveError::Folder {
+            let refused = |why: &str| ArchiveError::Folder {
                 what: "prune what is beside",
                 path: self.path(&key),
                 source: std::io::Error::other(format!("it is there already, and {why}: move it away")),
-            })?;
+            };
+            if !is_pruned(self.root(), &one.folder, &one.manifest_sha256).map_err(refused)? {
+                return Err(refused("then it was not"));
+            }
         }
         self.sync(&one.folder)?;
         crate::crash::point("tombstone-put");
@@ -185,8 +192,8 @@ fn let_go(root: &Path, revisions: Vec<Found>, now: DateTime<Utc>, keep: &dyn Fn(
     let newest = revisions.first().map_or(0, |one| one.manifest.revision);
     // The newest final report is no surplus, however many provisional ones came after it.
     let newest_final = revisions.iter().position(|one| !one.manifest.provisional);
-    let reason = |n: usize, manifest: &Manifest| {
-        let Keep { age, revisions } = keep(&manifest.job);
+    let reason = |n: usize, folder: &str, manifest: &Manifest| {
+        let Keep { age, revisions } = keep(&format!("{folder}/{MANIFEST}"));
         let is_older = |age: &Duration| {
             chrono::Duration::from_std(*age).is_ok_and(|age| now.signed_duration_since(manifest.received_at) > age)
         };
@@ -199,7 +206,7 @@ fn let_go(root: &Path, revisions: Vec<Found>, now: DateTime<Utc>, keep: &dyn Fn(
     };
     let prunable = |(n, found): (usize, Found)| {
         let Found { folder, manifest, sha256 } = found;
-        let reason = reason(n, &manifest)?;
+        let reason = reason(n, &folder, &manifest)?;
         let is_there = |file: &&FileEntry| root.join(&folder).join(&file.name).is_file();
         let files: Vec<FileEntry> = manifest.files.iter().filter(is_there).cloned().collect();
         (!files.is_empty()).then_some(Prunable { folder, manifest, manifest_sha256: sha256, files, reason })

@@ -166,7 +166,7 @@ impl Db {
     pub async fn wipe(&self) -> Result<(), DbError> {
         let statements =
             "TRUNCATE alert_members, alerts, delivery_runs, deliveries, artifacts, revisions, run_events, remote_tasks, runs, fires, series_rules, series_pauses, series,
-                          connections, job_files, replicas RESTART IDENTITY;
+                          connections, job_files, gone_files, former_names, replicas RESTART IDENTITY;
              UPDATE job_set SET version = 0, applied_at = NULL, applied_by = NULL;
              UPDATE instance SET archive_id = NULL";
         sqlx::raw_sql(statements).execute(&self.pool).await.map_err(DbError::Connect)?;

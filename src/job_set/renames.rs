@@ -29,6 +29,8 @@ pub(super) struct Renames {
     pub(super) told: Vec<String>,
     /// New jobs of which something was told.
     named: BTreeSet<String>,
+    /// Jobs that are back, and the names that they had meanwhile.
+    back: Vec<(String, String)>,
 }
 
 impl Renames {
@@ -39,8 +41,8 @@ impl Renames {
     fn begins_anew(&mut self, job: &str, holder: &str) {
         self.named.insert(job.to_owned());
         self.told.push(format!(
-            "{job} was renamed to {holder} before, and begins anew: it takes that history along with `was: [{holder}]` only, in place \
-             of {holder}; else {ANEW}"
+            "{job} begins anew, though {holder} has the history of a name that it had: it takes that along with `was: [{holder}]` only, \
+             in place of {holder}; else {ANEW}"
         ));
     }
 }
@@ -123,13 +125,11 @@ impl<'a> Names<'a> {
         held.map(|(_, holder)| holder.as_str()).filter(|holder| *holder != name).collect()
     }
 
-    /// The gone jobs whose history a job claims: those that its `was` names, or that have what stood under such a name.
+    /// The other jobs that have what stood under the names that a job says it had.
     fn claims(&self, job: &Job) -> BTreeSet<&str> {
-        let mut claims = BTreeSet::new();
-        for was in job.was.iter().filter(|was| !self.texts.contains_key(was.as_str())) {
-            claims.extend(self.holders_of(was).into_iter().filter(|holder| !self.texts.contains_key(holder)));
-        }
-        claims.remove(job.name.as_str());
+        let was = job.was.iter().filter(|was| !self.texts.contains_key(was.as_str()));
+        let mut claims: BTreeSet<&str> = was.flat_map(|was| self.holders_of(was)).collect();
+        claims.retain(|holder| *holder != job.name && !job.was.iter().any(|was| was == holder));
         claims
     }
 
@@ -169,7 +169,8 @@ pub(super) async fn renames(
 ) -> Result<Renames, StoreError> {
     let mut holders: BTreeSet<(String, String)> =
         applying.former_names().await?.into_iter().map(|(former, _, job)| (former, job)).collect();
-    let texts: HashMap<&str, &FileText> = texts.iter().map(|text| (text.name.as_str(), text)).collect();
+    // Of two files of one name the second is in error, and the first counts.
+    let texts: HashMap<&str, &FileText> = texts.iter().rev().map(|text| (text.name.as_str(), text)).collect();
     let mut gone: Vec<String> = removed.to_vec();
     gone.extend(holders.iter().map(|(_, holder)| holder).filter(|job| !texts.contains_key(job.as_str())).cloned());
     let gone: HashMap<String, Said> =
@@ -184,18 +185,32 @@ pub(super) async fn renames(
     let mut renames = Renames::default();
     claimed_under_older_names(&mut renames, &names);
     come_back(&mut renames, &names, removed);
+    // What waits takes nothing along.
+    let waiting = renames.waiting.clone();
+    renames.also_was.retain(|job, _| !waiting.contains(job));
+    renames.back.retain(|(job, _)| !waiting.contains(job));
     may_be_renamed(&mut renames, &names, removed);
     begin_anew(&mut renames, &names, removed);
+    renames.told.extend(renames.back.iter().map(|(job, holder)| {
+        format!(
+            "{job} was renamed to {holder} and is back: it takes that history along; a rebuilt database knows that only if it says \
+             `was`"
+        )
+    }));
     Ok(renames)
 }
 
-/// What a new or changed file claims by a name that the gone job had before.
+/// What a new or changed file claims by a name that a job had before: it is the file's if that job is gone, and nobody else claims it.
 fn claimed_under_older_names(renames: &mut Renames, names: &Names<'_>) {
     let mut claims: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     let by_name: HashSet<&str> = names.good.values().flat_map(|job| &job.was).map(String::as_str).collect();
     for job in names.good.values().filter(|job| names.is_changed(&job.name)) {
-        for gone in names.claims(job).into_iter().filter(|gone| !by_name.contains(gone)) {
-            claims.entry(gone).or_default().insert(&job.name);
+        for holder in names.claims(job) {
+            if names.texts.contains_key(holder) || by_name.contains(holder) {
+                renames.begins_anew(&job.name, holder);
+            } else {
+                claims.entry(holder).or_default().insert(&job.name);
+            }
         }
     }
     for (gone, jobs) in claims {
@@ -244,10 +259,7 @@ fn come_back<'a>(renames: &mut Renames, names: &Names<'a>, removed: &[String]) {
         }
         match jobs.as_slice() {
             [job] if names.is_same_report(job, &holder) => {
-                renames.told.push(format!(
-                    "{job} was renamed to {holder} and is back: it takes that history along; a rebuilt database knows that only \
-                     if it says `was`"
-                ));
+                renames.back.push(((*job).to_owned(), holder.clone()));
                 renames.also_was.entry((*job).to_owned()).or_default().push(holder);
             }
             _ => {
@@ -268,7 +280,9 @@ fn may_be_renamed(renames: &mut Renames, names: &Names<'_>, removed: &[String]) 
         if renames.is_taken(gone) || renames.staying.contains(gone) {
             continue;
         }
-        let waits = |job: &&&Job| renames.waiting.contains(&job.name) && job.was.contains(gone);
+        let waits = |job: &&&Job| {
+            renames.waiting.contains(&job.name) && (job.was.contains(gone) || names.claims(job).contains(gone.as_str()))
+        };
         let waiting = names.good.values().find(waits).map(|job| job.name.as_str());
         if let Some(open) = waiting.or_else(|| names.may_claim(gone)) {
             staying.push((

@@ -174,3 +174,44 @@ async fn without_a_rule_everything_is_kept_and_with_a_broken_file_nothing_goes()
     shop.prune(&[]).await.expect(2).says("broken.yaml:1:");
     assert!(shop.file("r1/report.json").exists());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_known_is_kept() {
+    let shop = Shop::with("retain: { artifacts: 30d }\n").await;
+    let keeps = format!("retain: {{ artifacts: 3650d }}\n{LIVECHAT}");
+    shop.job("report", &keeps);
+    shop.job("other", LIVECHAT);
+    shop.run(&["apply"]).await.expect(0);
+    shop.run_job("report", DAY, &[]).await.expect(0);
+    shop.advance(401 * DAYS).await;
+    // In force, and not in the folder: a mount that is missing, a checkout under way.
+    shop.without_job("report");
+    let kept = shop.prune(&[]).await.expect(0).says("report is in force and not in the job folder");
+    assert_eq!(kept.stdout, "");
+    shop.without_job("other");
+    shop.prune(&[]).await.expect(2).says("the job folder holds no job files");
+    assert!(shop.file("r1/report.json").exists());
+    // A history that travelled, and whose new name the file does not say.
+    shop.job("renamed", &format!("was: [report]\n{keeps}"));
+    shop.run(&["apply"]).await.expect(0);
+    shop.job("renamed", &keeps);
+    shop.run(&["apply"]).await.expect(0);
+    assert_eq!(shop.prune(&[]).await.expect(0).stdout, "");
+    assert!(shop.file("r1/report.json").exists());
+    // A job that is gone for good goes by the config's rule.
+    shop.without_job("renamed");
+    shop.job("other", LIVECHAT);
+    shop.run(&["apply"]).await.expect(0);
+    assert_eq!(pruned(&shop.prune(&[]).await.expect(0)), [format!("{WINDOW}/r1")]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_that_has_told_nobody_yet_keeps_its_file() {
+    let shop = Shop::with("retain: { artifacts: 400d }\n").await;
+    let deliver = "deliver:\n  - on: [manual]\n    file: { url: \"landing/{job}-{window.label}.json\" }\n";
+    shop.job("report", &format!("{LIVECHAT}{deliver}"));
+    shop.run_job("report", DAY, &["--no-deliver"]).await.expect(0);
+    shop.sql("UPDATE runs SET notices = '{}', noticed = NULL").await;
+    shop.advance(401 * DAYS).await;
+    assert_eq!(shop.prune(&[]).await.expect(0).says("1 revisions stay until their notices are out").stdout, "");
+}

@@ -822,3 +822,22 @@ async fn the_programs_own_runs_keep_the_rules_that_these_tests_made_by_hand() {
         sqlx::query_scalar("SELECT kind FROM run_events ORDER BY id").fetch_all(&shop.pool).await.unwrap();
     assert_eq!(kinds, ["made", "submitting", "ticket", "archived"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_rehearsal_forgets_every_table_but_what_the_database_itself_is() {
+    let shop = Shop::open().await;
+    let tables: Vec<String> = sqlx::query_scalar(
+        "SELECT tablename::text FROM pg_tables WHERE schemaname = 'public'
+             AND tablename NOT IN ('instance', 'job_set', '_sqlx_migrations')",
+    )
+    .fetch_all(&shop.pool)
+    .await
+    .unwrap();
+    let source = std::fs::read_to_string(crate::harness::repository("src/db/mod.rs")).unwrap();
+    let wiped = source.split("TRUNCATE").nth(1).unwrap().split("RESTART").next().unwrap();
+    let wiped: Vec<&str> = wiped.split(',').map(str::trim).collect();
+    for table in &tables {
+        assert!(wiped.contains(&table.as_str()), "{table} is not emptied");
+    }
+    assert_eq!(wiped.len(), tables.len());
+}

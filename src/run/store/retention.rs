@@ -1,4 +1,6 @@
 //! Retention: what of the history is kept no longer, and which runs' files a notice may still need.
+//!
+//! Only events go, and only of runs that brought their report: rows of runs and revisions stay for ever, as manifests do.
 
 use std::collections::HashSet;
 
@@ -48,7 +50,15 @@ impl RunStore {
         }
     }
 
-    /// Runs whose files a notice may still need: it has not gone out, or an operator may send it again.
+    /// The present job of every revision, by the key of its manifest.
+    pub async fn jobs_of_manifests(&self) -> Result<Vec<(String, String)>, StoreError> {
+        sqlx::query_as("SELECT manifest_path, job FROM revisions JOIN series ON series.id = series_id")
+            .fetch_all(&self.pool)
+            .await
+            .map_err(doing("look up whose the revisions are"))
+    }
+
+    /// Runs whose files a notice may still need: it was not made yet, has not gone out, or failed and is an operator's to send again.
     pub async fn runs_with_open_notices(&self) -> Result<HashSet<Uuid>, StoreError> {
         let runs: Vec<Uuid> = sqlx::query_scalar(
             "SELECT run_id FROM delivery_runs JOIN deliveries ON delivery_id = id WHERE state NOT IN ('sent', 'resolved')

@@ -7,26 +7,8 @@ use super::{RunStore, StoreError, doing};
 impl RunStore {
     /// The id of a series, which is made when it is seen first.
     pub async fn series(&self, job: &str, connection: &str, vendor: &str) -> Result<i64, StoreError> {
-        let known: Option<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2")
-            .bind(job)
-            .bind(connection)
-            .fetch_optional(&self.pool)
-            .await
-            .map_err(doing("look up a series"))?;
-        if let Some(id) = known {
-            return Ok(id);
-        }
-        sqlx::query_scalar(
-            "INSERT INTO series (job, connection, vendor) VALUES ($1, $2, $3)
-             ON CONFLICT (job, connection) DO UPDATE SET vendor = EXCLUDED.vendor
-             RETURNING id",
-        )
-        .bind(job)
-        .bind(connection)
-        .bind(vendor)
-        .fetch_one(&self.pool)
-        .await
-        .map_err(doing("make a series"))
+        let mut own = self.pool.acquire().await.map_err(doing("look up a series"))?;
+        series(&mut own, job, connection, vendor).await
     }
 
     /// The same for a job whose file says what it `was`: what is known under those names becomes this series' history.
@@ -70,8 +52,10 @@ impl RunStore {
         if !was.is_empty() {
             take_over(&mut tx, job, connection, was).await?;
         }
+        // Within the transaction: an `apply` that renames this very job is to find it, or to be found.
+        let id = series(&mut tx, job, connection, vendor).await?;
         tx.commit().await.map_err(doing(what))?;
-        self.series(job, connection, vendor).await
+        Ok(id)
     }
 
     /// All former names of jobs, at each connection.
@@ -116,6 +100,30 @@ impl RunStore {
 
 /// A former name of a job, a connection, and the job's name now.
 pub type Renamed = (String, String, String);
+
+/// [`RunStore::series`], also within a transaction.
+async fn series(own: &mut sqlx::PgConnection, job: &str, connection: &str, vendor: &str) -> Result<i64, StoreError> {
+    let known: Option<i64> = sqlx::query_scalar("SELECT id FROM series WHERE job = $1 AND connection = $2")
+        .bind(job)
+        .bind(connection)
+        .fetch_optional(&mut *own)
+        .await
+        .map_err(doing("look up a series"))?;
+    if let Some(id) = known {
+        return Ok(id);
+    }
+    sqlx::query_scalar(
+        "INSERT INTO series (job, connection, vendor) VALUES ($1, $2, $3)
+         ON CONFLICT (job, connection) DO UPDATE SET vendor = EXCLUDED.vendor
+         RETURNING id",
+    )
+    .bind(job)
+    .bind(connection)
+    .bind(vendor)
+    .fetch_one(own)
+    .await
+    .map_err(doing("make a series"))
+}
 
 /// [`RunStore::former_names`], also within a transaction.
 pub(super) async fn former_names(executor: impl sqlx::PgExecutor<'_>) -> Result<Vec<Renamed>, StoreError> {
@@ -176,7 +184,7 @@ pub(super) async fn take_over(
 }
 
 /// Notes that what stands under these names, and under their former ones, will be under this one, which is nobody's former name any
-/// more. A name whose history another job has stays that one's.
+/// more. What the files say now counts, also of a name whose history another job had.
 async fn remember(tx: &mut PgTransaction<'_>, job: &str, connection: &str, was: &[String]) -> Result<(), StoreError> {
     let what = "note the former names of a job";
     sqlx::query("DELETE FROM former_names WHERE former = $1 AND connection = $2")
@@ -195,7 +203,7 @@ async fn remember(tx: &mut PgTransaction<'_>, job: &str, connection: &str, was: 
     sqlx::query(
         "INSERT INTO former_names (former, connection, job)
          SELECT DISTINCT was, $2, $1 FROM unnest($3::text[]) AS was WHERE was <> $1
-         ON CONFLICT (former, connection) DO NOTHING",
+         ON CONFLICT (former, connection) DO UPDATE SET job = EXCLUDED.job WHERE former_names.job <> EXCLUDED.job",
     )
     .bind(job)
     .bind(connection)
