@@ -88,10 +88,21 @@ pub async fn prune(
 ) -> Result<Pruned, RetentionError> {
     let now = worker.store.now().await?;
     let mut pruned = Pruned::default();
+    // The jobs in force last: a name that an `apply` has given meanwhile is known to be one.
+    let all_series = worker.store.all_series().await?;
+    let of_manifests = worker.store.jobs_of_manifests().await?;
     let known: Vec<&str> = rules.jobs.keys().map(String::as_str).collect();
     pruned.without_file = worker.store.jobs_besides(&known).await?;
     let without_file: HashSet<String> = pruned.without_file.iter().cloned().collect();
-    for series in worker.store.all_series().await? {
+    // A revision that the database does not know yet is about to be committed, and has no rule.
+    let keep: HashMap<String, Keep> = of_manifests
+        .into_iter()
+        .filter_map(|(manifest, job)| {
+            let retain = rules.of_job(&job, &without_file)?;
+            Some((manifest, Keep { age: retain.artifacts, revisions: retain.revisions }))
+        })
+        .collect();
+    for series in all_series {
         let age = rules.of_job(&series.job, &without_file).and_then(|retain| retain.events);
         let age = age.and_then(|age| TimeDelta::from_std(age).ok());
         let Some(before) = age.and_then(|age| now.checked_sub_signed(age)) else { continue };
@@ -102,31 +113,19 @@ pub async fn prune(
         };
     }
     if worker.archive.is_there() {
-        files(worker, rules, &without_file, now, dry_run, tell, &mut pruned).await?;
+        files(worker, keep, now, dry_run, tell, &mut pruned).await?;
     }
     Ok(pruned)
 }
 
 async fn files(
     worker: &Worker,
-    rules: &Rules,
-    without_file: &HashSet<String>,
+    keep: HashMap<String, Keep>,
     now: DateTime<Utc>,
     dry_run: bool,
     tell: impl Fn(&Prunable),
     pruned: &mut Pruned,
 ) -> Result<(), RetentionError> {
-    // A revision that the database does not know yet is about to be committed.
-    let keep: HashMap<String, Keep> = worker
-        .store
-        .jobs_of_manifests()
-        .await?
-        .into_iter()
-        .filter_map(|(manifest, job)| {
-            let retain = rules.of_job(&job, without_file)?;
-            Some((manifest, Keep { age: retain.artifacts, revisions: retain.revisions }))
-        })
-        .collect();
     let found = worker.archive.prunable(now, move |manifest| keep.get(manifest).copied().unwrap_or_default()).await?;
     let awaited = worker.store.runs_with_open_notices().await?;
     pruned.unusable = found.unusable;

@@ -281,7 +281,9 @@ fn may_be_renamed(renames: &mut Renames, names: &Names<'_>, removed: &[String]) 
             continue;
         }
         let waits = |job: &&&Job| {
-            renames.waiting.contains(&job.name) && (job.was.contains(gone) || names.claims(job).contains(gone.as_str()))
+            let may_be =
+                || names.claims(job).contains(gone.as_str()) || names.holders_of(&job.name).contains(&gone.as_str());
+            renames.waiting.contains(&job.name) && (job.was.contains(gone) || may_be())
         };
         let waiting = names.good.values().find(waits).map(|job| job.name.as_str());
         if let Some(open) = waiting.or_else(|| names.may_claim(gone)) {
@@ -311,7 +313,7 @@ fn begin_anew(renames: &mut Renames, names: &Names<'_>, removed: &[String]) {
     let mut begun: Vec<&str> = names.good.keys().copied().filter(|name| names.is_new(name)).collect();
     begun.sort_unstable();
     for name in begun {
-        if renames.also_was.contains_key(name) || renames.named.contains(name) {
+        if renames.named.contains(name) {
             continue;
         }
         let said = names.said(name);

@@ -1000,4 +1000,12 @@ async fn a_name_whose_history_another_job_has_is_claimed_in_vain_and_not_in_sile
     only(&shop, &[("d", &by_hand("was: [a]\n"))]);
     shop.run(&["apply"]).await.expect(0);
     assert_eq!((shop.holds("b").await.len(), shop.holds("d").await.len()), (1, 1));
+    // All of it taken back: what was under that name last comes back, and the other history is told of.
+    only(&shop, &[("b", &by_hand("")), ("d", &by_hand("was: [a]\n"))]);
+    shop.run(&["apply"]).await.expect(0);
+    only(&shop, &[("a", &by_hand(""))]);
+    shop.run(&["apply"])
+        .await
+        .expect(0)
+        .says("a asks for what b asked for, whose history it takes along with `was: [b]` only");
 }

@@ -52,8 +52,8 @@ impl RunStore {
         // worker looks for its manifest under the job's present name only.
         let ended = sqlx::query(
             "WITH moved AS (
-                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL, claims = 0, errors = 0, errors_since = NULL,
-                     note = NULL, blocked = false, failure_class = NULL, failure = NULL
+                 UPDATE runs SET state = $2, noticed = $2, revision = $3, finished_at = $4, lease_token = NULL, lease_until = NULL,
+                     claims = 0, errors = 0, errors_since = NULL, note = NULL, blocked = false, failure_class = NULL, failure = NULL
                  WHERE id = $1 AND state = ANY ($5)
                    AND (revision IS DISTINCT FROM $3 OR series_id <> $7 OR state NOT IN ('submitting', 'waiting')
                         OR lease_until IS NULL OR lease_until <= reportd_now())

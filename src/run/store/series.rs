@@ -183,8 +183,8 @@ pub(super) async fn take_over(
     Ok(())
 }
 
-/// Notes that what stands under these names, and under their former ones, will be under this one, which is nobody's former name any
-/// more. What the files say now counts, also of a name whose history another job had.
+/// Notes that these names, and their former ones, are this one's now, which is nobody's former name any more. What the files say last
+/// counts for a name, also where another job has the history that stood under it: that stays with the other.
 async fn remember(tx: &mut PgTransaction<'_>, job: &str, connection: &str, was: &[String]) -> Result<(), StoreError> {
     let what = "note the former names of a job";
     sqlx::query("DELETE FROM former_names WHERE former = $1 AND connection = $2")
