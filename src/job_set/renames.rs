@@ -87,7 +87,9 @@ struct Names<'a> {
     texts: HashMap<&'a str, &'a FileText>,
     good: &'a HashMap<&'a str, &'a Job>,
     /// sha256 of the files in force.
-    known: HashMap<String, String>,
+    known: &'a HashMap<String, String>,
+    /// Names that files say they had.
+    claimed: HashSet<&'a str>,
     /// Names, and the jobs that have what stood under them.
     holders: BTreeSet<(String, String)>,
     /// What gone jobs said.
@@ -180,8 +182,9 @@ pub(super) async fn renames(
         let was = gone.get(job).into_iter().flat_map(|said| &said.was);
         holders.extend(was.map(|was| (was.clone(), job.clone())));
     }
-    let known = applying.files.clone();
-    let names = Names { texts, good, known, holders, gone, read: RefCell::default() };
+    let claimed = good.values().flat_map(|job| &job.was).map(String::as_str).collect();
+    let known = &applying.files;
+    let names = Names { texts, good, known, claimed, holders, gone, read: RefCell::default() };
     let mut renames = Renames::default();
     claimed_under_older_names(&mut renames, &names);
     come_back(&mut renames, &names, removed);
@@ -203,10 +206,9 @@ pub(super) async fn renames(
 /// What a new or changed file claims by a name that a job had before: it is the file's if that job is gone, and nobody else claims it.
 fn claimed_under_older_names(renames: &mut Renames, names: &Names<'_>) {
     let mut claims: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
-    let by_name: HashSet<&str> = names.good.values().flat_map(|job| &job.was).map(String::as_str).collect();
     for job in names.good.values().filter(|job| names.is_changed(&job.name)) {
         for holder in names.claims(job) {
-            if names.texts.contains_key(holder) || by_name.contains(holder) {
+            if names.texts.contains_key(holder) || names.claimed.contains(holder) {
                 renames.begins_anew(&job.name, holder);
             } else {
                 claims.entry(holder).or_default().insert(&job.name);
@@ -227,13 +229,12 @@ fn claimed_under_older_names(renames: &mut Renames, names: &Names<'_>) {
 
 /// New jobs under names that others had before.
 fn come_back<'a>(renames: &mut Renames, names: &Names<'a>, removed: &[String]) {
-    let claimed: HashSet<&String> = names.good.values().flat_map(|job| &job.was).collect();
     let mut new: Vec<&'a str> = names.texts.keys().copied().filter(|name| names.is_new(name)).collect();
     new.sort_unstable();
     let mut back: BTreeMap<String, Vec<&'a str>> = BTreeMap::new();
     for name in new {
         for holder in names.holders_of(name) {
-            let is_theirs = names.good.contains_key(holder) || claimed.iter().any(|name| *name == holder);
+            let is_theirs = names.good.contains_key(holder) || names.claimed.contains(holder);
             if is_theirs || renames.is_taken(holder) {
                 if names.good.contains_key(name) && names.is_same_report(name, holder) {
                     renames.begins_anew(name, holder);
@@ -301,10 +302,11 @@ fn may_be_renamed(renames: &mut Renames, names: &Names<'_>, removed: &[String]) 
 
 /// New jobs that ask for what a gone one asked for, and do not say that they were it.
 fn begin_anew(renames: &mut Renames, names: &Names<'_>, removed: &[String]) {
-    let claimed: HashSet<&String> = names.good.values().flat_map(|job| &job.was).collect();
     let lost: HashMap<&str, &String> = removed
         .iter()
-        .filter(|job| !claimed.contains(job) && !renames.is_taken(job) && !renames.staying.contains(*job))
+        .filter(|job| {
+            !names.claimed.contains(job.as_str()) && !renames.is_taken(job) && !renames.staying.contains(*job)
+        })
         .filter_map(|job| Some((names.gone.get(job)?.asks.as_str(), job)))
         .collect();
     if lost.is_empty() {

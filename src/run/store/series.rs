@@ -193,24 +193,14 @@ async fn remember(tx: &mut PgTransaction<'_>, job: &str, connection: &str, was: 
         .execute(&mut **tx)
         .await
         .map_err(doing(what))?;
-    sqlx::query("UPDATE former_names SET job = $1 WHERE job = ANY ($3) AND connection = $2")
-        .bind(job)
-        .bind(connection)
-        .bind(was)
-        .execute(&mut **tx)
-        .await
-        .map_err(doing(what))?;
-    sqlx::query(
+    for statement in [
+        "UPDATE former_names SET job = $1 WHERE job = ANY ($3) AND connection = $2",
         "INSERT INTO former_names (former, connection, job)
          SELECT DISTINCT was, $2, $1 FROM unnest($3::text[]) AS was WHERE was <> $1
          ON CONFLICT (former, connection) DO UPDATE SET job = EXCLUDED.job WHERE former_names.job <> EXCLUDED.job",
-    )
-    .bind(job)
-    .bind(connection)
-    .bind(was)
-    .execute(&mut **tx)
-    .await
-    .map_err(doing(what))?;
+    ] {
+        sqlx::query(statement).bind(job).bind(connection).bind(was).execute(&mut **tx).await.map_err(doing(what))?;
+    }
     Ok(())
 }
 
